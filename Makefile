@@ -1,0 +1,39 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up what they need.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PLUGINS := plugins/legacy plugins/iommufd plugins/sim \
+           plugins/devices/pci plugins/devices/platform plugins/devices/ap plugins/devices/ccw
+PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS))
+
+.PHONY: help setup demo test lint docs bench clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.setup-test ## Make .venv with the core, every plugin, and what the tests need
+
+$(VENV)/.setup-%: $(PROJECTS) scripts/setup.sh
+	@sh scripts/setup.sh $(VENV) $* $(PLUGINS)
+	@touch $@
+
+demo: setup ## Run the three configurations of the guide on the simulated host
+	@$(BIN)/vfiocore demo
+
+test: setup ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup $(VENV)/.setup-lint ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy vfiocore $(foreach plugin,$(PLUGINS),$(plugin)/vfiocore_$(notdir $(plugin)))
+
+docs: setup $(VENV)/.setup-docs ## Build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: setup ## Measure, as ratios in one run
+	@$(BIN)/python bench/overhead.py
+
+clean: ## Remove what was made
+	rm -rf $(VENV) docs/_build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,200 @@
+"""Mapping memory into an IOAS."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from vfiocore.container import for_each
+from vfiocore.errors import DmaError, DmaOverlapError
+from vfiocore.memory.mapping import Access
+from vfiocore.memory.table import NothingMapped
+from vfiocore.uapi import iommufd as uapi
+from vfiocore_iommufd.kinds import map_error, unmap_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vfiocore.container import Batch
+    from vfiocore.memory.mapping import DmaMapping
+    from vfiocore_iommufd.container import IommufdContainer
+
+_FIXED = uapi.IOMMU_IOAS_MAP_FIXED_IOVA
+_READ_WRITE = _FIXED | uapi.IOMMU_IOAS_MAP_READABLE | uapi.IOMMU_IOAS_MAP_WRITEABLE
+_FLAGS = {
+    Access.READ: _FIXED | uapi.IOMMU_IOAS_MAP_READABLE,
+    Access.WRITE: _FIXED | uapi.IOMMU_IOAS_MAP_WRITEABLE,
+    Access.READ_WRITE: _READ_WRITE,
+    Access(0): _FIXED,
+}
+_EVERYTHING = 2**64 - 1
+
+
+@define(eq=False)
+class IoasMapper:
+    """The map and unmap ioctls of one IOAS, through structs that are made once.
+
+    The session's lock lets one caller in at a time.
+    """
+
+    container: IommufdContainer
+    _ioctl: Callable[[int, int, ctypes.Structure], int] = field(init=False, repr=False)
+    _fd: int = field(init=False)
+    _map: uapi.iommu_ioas_map = field(init=False, repr=False)
+    _map_file: uapi.iommu_ioas_map_file = field(init=False, repr=False)
+    _copy: uapi.iommu_ioas_copy = field(init=False, repr=False)
+    _unmap: uapi.iommu_ioas_unmap = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        ioas_id = self.container.ioas_id
+        self._ioctl = self.container.host.ioctl
+        self._fd = self.container.iommufd.fd
+        self._map = uapi.iommu_ioas_map(size=ctypes.sizeof(uapi.iommu_ioas_map), ioas_id=ioas_id)
+        self._map_file = uapi.iommu_ioas_map_file(
+            size=ctypes.sizeof(uapi.iommu_ioas_map_file), ioas_id=ioas_id
+        )
+        self._copy = uapi.iommu_ioas_copy(
+            size=ctypes.sizeof(uapi.iommu_ioas_copy), dst_ioas_id=ioas_id
+        )
+        self._unmap = uapi.iommu_ioas_unmap(
+            size=ctypes.sizeof(uapi.iommu_ioas_unmap), ioas_id=ioas_id
+        )
+
+    # -- batches -----------------------------------------------------------------------------
+    def map(self, batch: Batch) -> None:
+        """Map a batch, all or none."""
+        for_each(batch, self.map_one, self.unmap_one)
+
+    def unmap(self, batch: Batch) -> None:
+        """Unmap a batch, all or none; with one ioctl if it is all there is."""
+        if len(batch) > 1 and len(batch) == len(self.container.mappings):
+            self._unmap_everything(batch)
+        else:
+            for_each(batch, self.unmap_one, self.map_one)
+
+    # -- one mapping -------------------------------------------------------------------------
+    def map_one(self, mapping: DmaMapping) -> None:
+        """Show the pages that another IOAS has pinned, or map by file, or by address."""
+        container = self.container
+        iommufd = container.iommufd
+        if len(iommufd.containers) > 1:
+            source = self._shared_source(mapping)
+            if source is not None:
+                self._copy_from(*source, mapping)
+                return
+        if mapping.fd is not None and iommufd.maps_files:
+            self._map_by_file(mapping, mapping.fd)
+            return
+        arg = self._map
+        arg.flags = _flags(mapping)
+        arg.user_va = mapping.vaddr
+        arg.length = mapping.size
+        arg.iova = mapping.iova
+        try:
+            self._ioctl(self._fd, uapi.IOMMU_IOAS_MAP, arg)
+        except OSError as error:
+            raise map_error(error, "IOMMU_IOAS_MAP", container, mapping) from error
+
+    def unmap_one(self, mapping: DmaMapping) -> None:
+        """IOMMU_IOAS_UNMAP of exactly one mapping, so that it happens whole or not at all.
+
+        A range that cuts a mapping would leave those before it unmapped
+        (iommufd/io_pagetable.c: iopt_unmap_iova_range); the container never passes one.
+        """
+        self._unmap_range(mapping.iova, mapping.size, mapping.size)
+
+    def _map_by_file(self, mapping: DmaMapping, fd: int) -> None:
+        arg = self._map_file
+        arg.flags = _flags(mapping)
+        arg.fd = fd
+        arg.start = mapping.fd_offset
+        arg.length = mapping.size
+        arg.iova = mapping.iova
+        try:
+            self._ioctl(self._fd, uapi.IOMMU_IOAS_MAP_FILE, arg)
+        except OSError as error:
+            raise map_error(error, "IOMMU_IOAS_MAP_FILE", self.container, mapping) from error
+
+    # -- pinned once -------------------------------------------------------------------------
+    def _shared_source(self, mapping: DmaMapping) -> tuple[int, int] | None:
+        """Where another IOAS of this iommufd has the memory: its id, and the IOVA there."""
+        for other in self.container.iommufd.containers:
+            if other is self.container:
+                continue
+            iova = _iova_in(other, mapping)
+            if iova is not None:
+                return other.ioas_id, iova
+        return None
+
+    def _copy_from(self, ioas_id: int, iova: int, mapping: DmaMapping) -> None:
+        arg = self._copy
+        arg.flags = _flags(mapping)
+        arg.src_ioas_id = ioas_id
+        arg.src_iova = iova
+        arg.length = mapping.size
+        arg.dst_iova = mapping.iova
+        try:
+            self._ioctl(self._fd, uapi.IOMMU_IOAS_COPY, arg)
+        except OSError as error:
+            raise map_error(error, "IOMMU_IOAS_COPY", self.container, mapping) from error
+
+    # -- unmapping ---------------------------------------------------------------------------
+    def _unmap_everything(self, batch: Batch) -> None:
+        """Unmap with one ioctl; if it fails half-way, map again what is gone."""
+        try:
+            self._unmap_range(0, _EVERYTHING, self.container.mappings.bytes)
+        except DmaError as error:
+            self._restore(batch, error)
+            raise
+
+    def _unmap_range(self, iova: int, length: int, expected: int) -> None:
+        arg = self._unmap
+        arg.iova = iova
+        arg.length = length
+        container = self.container
+        try:
+            self._ioctl(self._fd, uapi.IOMMU_IOAS_UNMAP, arg)
+        except OSError as error:
+            raise unmap_error(error, "IOMMU_IOAS_UNMAP", container, iova, length) from error
+        if arg.length != expected:
+            raise DmaError(
+                errno.EIO,
+                "IOMMU_IOAS_UNMAP",
+                container.label,
+                f"iova {iova:#x} size {length:#x}: {arg.length:#x} of {expected:#x} bytes unmapped",
+            )
+
+    def _restore(self, batch: Batch, error: DmaError) -> None:
+        for mapping in batch:
+            try:
+                self.map_one(mapping)
+            except DmaOverlapError:
+                continue  # it is still there
+            except DmaError as second:
+                error.add_note(f"while undoing the batch: {second}")
+
+
+def _flags(mapping: DmaMapping) -> int:
+    access = mapping.access
+    # Identity first: hashing an enum costs as much as the rest of the call's preparation.
+    return _READ_WRITE if access is Access.READ_WRITE else _FLAGS[access]
+
+
+def _iova_in(other: IommufdContainer, mapping: DmaMapping) -> int | None:
+    """Where `other` has all of the mapping's memory with at least its access rights."""
+    table = other.mappings
+    try:
+        iova = table.find_iova(mapping.vaddr)
+    except NothingMapped:
+        return None
+    there = table.overlapping(iova, 1)
+    assert there is not None
+    offset = iova - there.iova
+    same_file = there.fd == mapping.fd and (
+        mapping.fd is None or there.fd_offset + offset == mapping.fd_offset
+    )
+    covered = offset + mapping.size <= there.size and mapping.access in there.access
+    return iova if same_file and covered else None

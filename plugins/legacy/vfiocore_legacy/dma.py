@@ -1,0 +1,245 @@
+"""Mapping and unmapping in a type1 container: VFIO_IOMMU_MAP_DMA and VFIO_IOMMU_UNMAP_DMA."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from vfiocore.container import ADDRESS_LIMIT, for_each
+from vfiocore.errors import (
+    DmaAddressError,
+    DmaAlignmentError,
+    DmaError,
+    DmaLimitError,
+    DmaMemlockError,
+    DmaNotMappedError,
+    DmaOverlapError,
+    DmaRangeError,
+    DmaSplitError,
+    UnsupportedError,
+)
+from vfiocore.uapi import vfio
+
+if TYPE_CHECKING:
+    from vfiocore.container import Batch, Container
+    from vfiocore.memory.mapping import DmaMapping
+
+MAP_KINDS: dict[int, type[DmaError]] = {
+    errno.EEXIST: DmaOverlapError,
+    errno.EINVAL: DmaRangeError,
+    errno.EOVERFLOW: DmaRangeError,
+    errno.ENOSPC: DmaLimitError,
+    errno.ENOMEM: DmaMemlockError,
+    errno.EFAULT: DmaAddressError,
+}
+UNMAP_KINDS: dict[int, type[DmaError]] = {
+    errno.EINVAL: DmaSplitError,
+    errno.EOVERFLOW: DmaRangeError,
+    errno.ENOENT: DmaNotMappedError,
+}
+
+
+def _map_struct() -> vfio.vfio_iommu_type1_dma_map:
+    return vfio.vfio_iommu_type1_dma_map(argsz=ctypes.sizeof(vfio.vfio_iommu_type1_dma_map))
+
+
+def _unmap_struct() -> vfio.vfio_iommu_type1_dma_unmap:
+    return vfio.vfio_iommu_type1_dma_unmap(argsz=ctypes.sizeof(vfio.vfio_iommu_type1_dma_unmap))
+
+
+@define(eq=False)
+class Type1Dma:
+    """The DMA calls of one container. Its structs are reused: callers hold the session's lock.
+
+    Only whole mappings are unmapped, each by a call for exactly its range or all by one call.
+    So version 1 of type1, which takes every mapping that *begins* in the range as a whole and
+    does nothing for a range that begins inside one, gives the same results as version 2.
+
+    Attributes:
+        container: The container; its host, name and account of mappings are used.
+        fd: Its fd.
+        can_unmap_all: True if one call can unmap everything (Linux 5.12).
+    """
+
+    container: Container = field(repr=False)
+    fd: int
+    can_unmap_all: bool = False
+    _map_arg: vfio.vfio_iommu_type1_dma_map = field(factory=_map_struct, init=False, repr=False)
+    _unmap_arg: vfio.vfio_iommu_type1_dma_unmap = field(
+        factory=_unmap_struct, init=False, repr=False
+    )
+
+    def map(self, mapping: DmaMapping) -> None:
+        """VFIO_IOMMU_MAP_DMA; raises DmaError.
+
+        Type1 maps by process address: a mapping's memory file is not looked at.
+        """
+        arg = self._map_arg
+        arg.flags = mapping.access.value  # the values of VFIO_DMA_MAP_FLAG_READ and _WRITE
+        arg.vaddr = mapping.vaddr
+        arg.iova = mapping.iova
+        arg.size = mapping.size
+        try:
+            self._issue_map(mapping)
+        except OSError as error:
+            raise self._map_failed(error, mapping) from error
+
+    def unmap(self, mapping: DmaMapping) -> None:
+        """VFIO_IOMMU_UNMAP_DMA for exactly the range of a mapping; raises DmaError."""
+        try:
+            done = self._issue_unmap(0, mapping.iova, mapping.size)
+        except OSError as error:
+            raise self._unmap_failed(error, mapping) from error
+        if done != mapping.size:
+            raise self._unmapped_other(done, mapping.size, f"at iova {mapping.iova:#x}")
+
+    def unmap_batch(self, batch: Batch) -> None:
+        """Unmap a batch, all or none: in one call if it is all there is and the kernel can."""
+        if self._is_everything(batch):
+            self._unmap_everything(batch)
+        else:
+            for_each(batch, self.unmap, self.map)
+
+    # ----------------------------------------------------------------------------------------
+    def _issue_map(self, mapping: DmaMapping) -> None:
+        ioctl = self.container.host.ioctl
+        try:
+            ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, self._map_arg)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            # The IOMMU driver found something in its page table that type1 does not know of
+            # (QEMU met it with the VGA ROM): clear the range and try once more.
+            self._issue_unmap(0, mapping.iova, mapping.size)
+            ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, self._map_arg)
+
+    def _issue_unmap(self, flags: int, iova: int, size: int) -> int:
+        """The number of bytes that the kernel unmapped."""
+        arg = self._unmap_arg
+        arg.flags = flags
+        arg.iova = iova
+        arg.size = size
+        self.container.host.ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, arg)
+        return int(arg.size)
+
+    def _is_everything(self, batch: Batch) -> bool:
+        mappings = self.container.mappings
+        if not self.can_unmap_all or not 1 < len(batch) == len(mappings):
+            return False
+        # A batch that names one mapping twice is not everything, however long it is.
+        return len({mapping.iova for mapping in batch}) == len(mappings)
+
+    def _unmap_everything(self, batch: Batch) -> None:
+        known = self.container.mappings.bytes
+        try:
+            done = self._issue_unmap(vfio.VFIO_DMA_UNMAP_FLAG_ALL, 0, 0)
+        except OSError as error:
+            raise self._unmap_failed(error, None) from error
+        if done == known:
+            return
+        failure = self._unmapped_other(done, known, "of everything")
+        try:
+            # Now nothing is mapped, and after an error everything must be.
+            for_each(batch, self.map, self.unmap)
+        except DmaError as second:
+            failure.add_note(f"while mapping everything again: {second}")
+        raise failure
+
+    # -- errors ------------------------------------------------------------------------------
+    def _map_failed(self, error: OSError, mapping: DmaMapping) -> DmaError:
+        number = error.errno or errno.EIO
+        kind = MAP_KINDS.get(number, DmaError)
+        reason, hint = error.strerror or "", None
+        if number == errno.EINVAL:
+            kind, reason = self._why_invalid(mapping)
+        elif number == errno.ENOMEM:
+            reason, hint = "the memory cannot be locked", memlock_hint(self.container)
+        elif number == errno.ENOSPC:
+            reason = "no mapping entry is left"
+            hint = "map fewer, larger ranges, or raise vfio_iommu_type1.dma_entry_limit"
+        elif number == errno.EFAULT:
+            reason = "the memory cannot be pinned: not mapped, or not writable"
+        where = f"iova {mapping.iova:#x} size {mapping.size:#x} vaddr {mapping.vaddr:#x}"
+        subject = self.container.label
+        return kind(number, "VFIO_IOMMU_MAP_DMA", subject, f"{where}: {reason}", hint)
+
+    def _why_invalid(self, mapping: DmaMapping) -> tuple[type[DmaError], str]:
+        """EINVAL has three causes (vfio_iommu_type1.c:vfio_dma_do_map), all of them visible."""
+        if not mapping.access.value:
+            return DmaError, "the device may neither read nor write"
+        if (mapping.iova | mapping.vaddr | mapping.size) & (self.container.page_size - 1):
+            return DmaAlignmentError, f"not a multiple of {self.container.page_size:#x} bytes"
+        return DmaRangeError, "outside the ranges that the IOMMU can translate"
+
+    def _unmap_failed(self, error: OSError, mapping: DmaMapping | None) -> DmaError:
+        number = error.errno or errno.EIO
+        where, reason, hint = "everything", error.strerror, None
+        if mapping is not None:
+            where = f"iova {mapping.iova:#x} size {mapping.size:#x}"
+            if number == errno.EINVAL and mapping.iova + mapping.size == ADDRESS_LIMIT:
+                # An overflow in vfio_iommu_type1.c:vfio_dma_do_unmap. A second try without the
+                # last page, as QEMU makes for ranges larger than what is mapped in them, cannot
+                # help: a mapping goes as a whole, and the last page is part of this one.
+                hint = (
+                    "Linux 4.15 to 4.20 cannot unmap the end of the 64-bit space;"
+                    " the mapping goes when the container is closed"
+                )
+        return UNMAP_KINDS.get(number, DmaError)(
+            number, "VFIO_IOMMU_UNMAP_DMA", self.container.label, f"{where}: {reason}", hint
+        )
+
+    def _unmapped_other(self, done: int, wanted: int, where: str) -> DmaNotMappedError:
+        return DmaNotMappedError(
+            errno.ENOENT,
+            "VFIO_IOMMU_UNMAP_DMA",
+            self.container.label,
+            f"the kernel unmapped {done:#x} of {wanted:#x} bytes {where}",
+            "somebody else maps and unmaps with the fd of this container",
+        )
+
+
+@define(eq=False)
+class NoIommuDma:
+    """The DMA calls of a container without an IOMMU: there are none.
+
+    Attributes:
+        container: The container.
+    """
+
+    container: Container = field(repr=False)
+
+    def map(self, mapping: DmaMapping) -> None:
+        """UnsupportedError (ENOTTY, as container.c:vfio_noiommu_ioctl answers)."""
+        raise UnsupportedError(
+            errno.ENOTTY,
+            "VFIO_IOMMU_MAP_DMA",
+            self.container.label,
+            f"iova {mapping.iova:#x} size {mapping.size:#x}: there is no IOMMU to map it in",
+            "without an IOMMU devices see physical addresses; use a group that has one",
+        )
+
+    def unmap(self, mapping: DmaMapping) -> None:
+        """Nothing is ever mapped."""
+
+    def unmap_batch(self, batch: Batch) -> None:
+        """Nothing is ever mapped."""
+
+
+def memlock_hint(container: Container) -> str:
+    """What ENOMEM means here: the need beside the limit, and how to raise it."""
+    need, limit = container.mappings.bytes, container.host.memlock_limit()
+    if limit is None:
+        return "RLIMIT_MEMLOCK is unlimited: the kernel, or the memory cgroup, is out of memory"
+    if need <= limit:
+        return (
+            f"{need} bytes of this container fit RLIMIT_MEMLOCK ({limit} bytes), but other"
+            " containers and locked memory of the process count as well: raise it (ulimit -l,"
+            " LimitMEMLOCK= in systemd), or grant CAP_IPC_LOCK"
+        )
+    return (
+        f"{need} bytes have to be locked and RLIMIT_MEMLOCK is {limit} bytes: raise it (ulimit -l,"
+        " LimitMEMLOCK= in systemd), or grant CAP_IPC_LOCK"
+    )

@@ -1,0 +1,378 @@
+"""A host that simulates a machine with VFIO devices: everything answers as the kernel would."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vfiocore.host import EVENTFD_DEFAULT, FileStat, LinuxHost
+from vfiocore_sim.device import DeviceMapping
+from vfiocore_sim.kernel.machine import KernelOptions, Machine
+from vfiocore_sim.kernel.memory import addresses
+from vfiocore_sim.kernel.record import Call, Recorder
+from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.kernel.sysfs import Sysfs
+from vfiocore_sim.kernel.translation import Fault
+from vfiocore_sim.kernel.tree import DeviceNode, Tree
+from vfiocore_sim.kernel.user import UserArg
+from vfiocore_sim.topology import Topology
+
+if TYPE_CHECKING:
+    from vfiocore.host.protocol import IoctlArgument
+    from vfiocore_sim.device import SimDevice
+    from vfiocore_sim.kernel.files import OpenFile
+
+__all__ = ["Call", "Fault", "SimHost"]
+
+T = TypeVar("T")
+_SIMULATED = ("/sys", "/dev/vfio", "/dev/iommu", "/dev/kvm", "/dev/char")
+_RECORD_LIMIT = 100_000
+_IOC_NUMBER = 0xFFFF
+
+
+class SimHost:
+    """A simulated machine, seen through the `Host` protocol.
+
+    /sys, /dev/vfio, /dev/iommu, /dev/kvm and /dev/char are the simulated machine's; every other
+    path, memory and eventfds are those of the machine that this runs on. Safe to use from any
+    thread.
+
+    Args:
+        topology: The machine; `Topology.default()` if None.
+        record: Keep the calls, for `calls` and `call_names`; the last 100000 of them.
+        **options: See `KernelOptions`: ``memlock_limit`` (bytes), ``page_size`` (bytes),
+            ``cap_sys_rawio``, ``dma_entry_limit``, ``noiommu``, ``without``...
+    """
+
+    name = "sim"
+
+    def __init__(
+        self, topology: Topology | None = None, *, record: bool = True, **options: Any
+    ) -> None:
+        self._system = LinuxHost()
+        self._machine = Machine(topology or Topology.default(), KernelOptions(**options))
+        self._sysfs = Sysfs(self._machine)
+        self._lock = self._machine.lock
+        self._recorder = Recorder(_RECORD_LIMIT)
+        self._recording = record
+        self._open: list[OpenFile] = []
+        self._mappings: dict[int, str] = {}
+
+    @property
+    def page_size(self) -> int:
+        """The size of a page of the simulated machine, in bytes."""
+        return self._machine.page_size
+
+    # -- for tests ---------------------------------------------------------------------------
+    @property
+    def calls(self) -> list[Call]:
+        """What was asked so far, oldest first."""
+        return list(self._recorder.calls)
+
+    def call_names(self) -> list[str]:
+        """`calls` in words: ``open /dev/vfio/1``, ``ioctl VFIO_SET_IOMMU``, ``close group 1``."""
+        return [call.name for call in self._recorder.calls]
+
+    def forget_calls(self) -> None:
+        """Begin the record anew."""
+        self._recorder.calls.clear()
+
+    @property
+    def faults(self) -> list[Fault]:
+        """DMA that the IOMMU refused, oldest first; the last 4096."""
+        return list(self._machine.faults)
+
+    def open_files(self) -> list[str]:
+        """The simulated files that are open, each once however many fds it has, by name."""
+        with self._lock:
+            self._reap()
+            return [str(file) for file in self._open if not file.released]
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Memory that the simulated kernel keeps pinned for DMA, in bytes."""
+        return self._machine.locked.pinned
+
+    def live_mappings(self) -> list[str]:
+        """The mmaps of device regions that exist, each by the name of its file."""
+        with self._lock:
+            return list(self._mappings.values())
+
+    def fail(self, operation: str, errno: int, *, after: int = 0, times: int = 1) -> None:
+        """Let calls fail, before the simulated kernel sees them.
+
+        Args:
+            operation: A call as `call_names` has it, without ``ioctl``: ``VFIO_IOMMU_MAP_DMA``,
+                ``open /dev/iommu``, ``close group 1``, ``mmap device 0000:02:00.0``; or its first
+                word for all of them: ``open``, ``mmap``, ``eventfd``. A close that fails has
+                closed all the same, as on Linux.
+            errno: What the OSError has.
+            after: How many calls still go through.
+            times: How many fail after that.
+        """
+        self._recorder.trap(operation, errno, after=after, times=times)
+
+    def exit_process(self) -> None:
+        """Close every simulated file that this process has open, as the end of a process does."""
+        with self._lock:
+            self._machine.files.close_all()
+            self._reap()
+
+    def device(self, name: str) -> SimDevice:
+        """The program of a device, by its name; KeyError."""
+        for (_bus, known), node in self._machine.devices.items():
+            if known == name and node.program is not None:
+                return node.program
+        raise KeyError(name)
+
+    # -- files -------------------------------------------------------------------------------
+    def open(self, path: str, flags: int = os.O_RDWR) -> int:
+        """Open a node; ENOENT, or what the driver's open says."""
+        with self._lock:
+            return self._call(f"open {path}", path, lambda: self._do_open(path, flags))
+
+    def _do_open(self, path: str, flags: int) -> int:
+        if not _is_simulated(path):
+            return self._system.open(path, flags)
+        entry = self._tree().find(path)
+        if isinstance(entry, DeviceNode):
+            self._reap()
+            fd = entry.open()
+            self._note_new_files()
+            return fd
+        raise refused(errno.EISDIR if isinstance(entry, dict) else errno.EACCES)
+
+    def close(self, fd: int) -> None:
+        """Close an fd; when it was the last one of its file, the file is released."""
+        with self._lock:
+            file = self._machine.files.find(fd)
+            if file is None:
+                os.close(fd)
+                return
+            operation = f"close {file}"
+            os.close(fd)
+            try:
+                self._call(operation, str(file), lambda: None)
+            finally:
+                self._reap()
+
+    def dup(self, fd: int) -> int:
+        """Another fd of the same open file."""
+        return os.dup(fd)
+
+    def fstat(self, fd: int) -> FileStat:
+        """Type and device number of the file behind an fd."""
+        with self._lock:
+            file = self._machine.files.find(fd)
+        return FileStat(file.mode, file.rdev) if file else self._system.fstat(fd)
+
+    def read(self, fd: int, size: int) -> bytes:
+        """Read at the file's own position."""
+        with self._lock:
+            file = self._machine.files.find(fd)
+            if file is not None:
+                data = file.pread(size, file.position)
+                file.position += len(data)
+                return data
+        return os.read(fd, size)
+
+    def write(self, fd: int, data: bytes) -> int:
+        """Write at the file's own position."""
+        with self._lock:
+            file = self._machine.files.find(fd)
+            if file is not None:
+                count = file.pwrite(bytes(data), file.position)
+                file.position += count
+                return count
+        return os.write(fd, data)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """Read from a device, or a real file."""
+        with self._lock:
+            file = self._machine.files.find(fd)
+            if file is not None:
+                self._recorder.check(f"pread {file}")
+                return file.pread(size, offset)
+        return os.pread(fd, size, offset)
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        """Write to a device, or a real file."""
+        with self._lock:
+            file = self._machine.files.find(fd)
+            if file is not None:
+                self._recorder.check(f"pwrite {file}")
+                return file.pwrite(bytes(data), offset)
+        return os.pwrite(fd, data, offset)
+
+    def ioctl(self, fd: int, request: int, arg: IoctlArgument = 0) -> int:
+        """Answer an ioctl from the raw bytes; ENOTTY for a file that has none."""
+        with self._lock:
+            file = self._machine.files.find(fd)
+            if file is None:
+                raise refused(errno.ENOTTY)
+            operation = file.requests.get(request, f"{request & _IOC_NUMBER:#x}")
+            user = UserArg(arg, self._machine.memory)
+            return self._call(operation, str(file), lambda: self._do_ioctl(file, request, user))
+
+    def _do_ioctl(self, file: OpenFile, request: int, arg: UserArg) -> int:
+        operation = file.requests.get(request)
+        if operation is not None and not self._machine.has(operation):
+            raise refused(errno.ENOTTY)
+        result = file.ioctl(request, arg)
+        self._note_new_files()
+        if result and arg.immutable:
+            text = "an ioctl that returns a number needs a writable buffer: fcntl.ioctl loses it"
+            raise TypeError(text)
+        return result
+
+    # -- memory ------------------------------------------------------------------------------
+    def mmap(self, fd: int, length: int, *, prot: int, flags: int, offset: int = 0) -> mmap.mmap:
+        """Map a device region, or real memory."""
+        with self._lock:
+            file = self._machine.files.find(fd) if fd >= 0 else None
+            if file is not None:
+                return self._map_device(file, length, prot, flags, offset)
+        self._recorder.check("mmap")
+        return self._system.mmap(fd, length, prot=prot, flags=flags, offset=offset)
+
+    def _map_device(
+        self, file: OpenFile, length: int, prot: int, flags: int, offset: int
+    ) -> DeviceMapping:
+        mapping = self._call(
+            f"mmap {file}", str(file), lambda: file.mmap(length, prot, flags, offset)
+        )
+        if not isinstance(mapping, DeviceMapping):
+            text = f"SimDevice.mmap must return a DeviceMapping, not {type(mapping).__name__}"
+            raise TypeError(text)
+        self._hold_mapping(file, mapping)
+        return mapping
+
+    def _hold_mapping(self, file: OpenFile, mapping: DeviceMapping) -> None:
+        """A mapping keeps its file open, and its addresses are registers, not memory."""
+        key = id(mapping)
+        file.hold()
+        self._mappings[key] = str(file)
+        self._machine.memory.registers[key] = addresses(mapping)
+
+        def unmapped() -> None:
+            with self._lock:
+                del self._mappings[key]
+                del self._machine.memory.registers[key]
+                self._call(f"munmap {file}", str(file), file.drop)
+
+        mapping.on_unmap = unmapped
+
+    def memfd(self, name: str, size: int) -> int:
+        """A new memory file of `size` bytes."""
+        self._recorder.check("memfd")
+        return self._system.memfd(name, size)
+
+    def memlock_limit(self) -> int | None:
+        """The limit of the simulated process, in bytes."""
+        return self._machine.locked.limit
+
+    # -- events ------------------------------------------------------------------------------
+    def eventfd(self, initial: int = 0, flags: int = EVENTFD_DEFAULT) -> int:
+        """A real eventfd."""
+        self._recorder.check("eventfd")
+        return self._system.eventfd(initial, flags)
+
+    def poll(
+        self, fds: Sequence[tuple[int, int]], timeout: float | None = None
+    ) -> list[tuple[int, int]]:
+        """Wait for real fds."""
+        return self._system.poll(fds, timeout)
+
+    # -- passing fds -------------------------------------------------------------------------
+    def send_fds(self, sock: int, data: bytes, fds: Sequence[int]) -> int:
+        """Send fds, simulated ones too: who receives one in this process has the same file."""
+        return self._system.send_fds(sock, data, fds)
+
+    def recv_fds(self, sock: int, size: int, max_fds: int) -> tuple[bytes, list[int]]:
+        """Receive fds."""
+        return self._system.recv_fds(sock, size, max_fds)
+
+    # -- sysfs -------------------------------------------------------------------------------
+    def listdir(self, path: str) -> list[str]:
+        """The names in a directory, sorted."""
+        if not _is_simulated(path):
+            return self._system.listdir(path)
+        with self._lock:
+            return self._tree().listdir(path)
+
+    def exists(self, path: str) -> bool:
+        """True when the path can be reached."""
+        if not _is_simulated(path):
+            return self._system.exists(path)
+        with self._lock:
+            try:
+                self._tree().find(path)
+            except OSError:
+                return False
+            return True
+
+    def readlink(self, path: str) -> str:
+        """The target of a link; EINVAL for anything else."""
+        if not _is_simulated(path):
+            return self._system.readlink(path)
+        with self._lock:
+            return self._tree().readlink(path)
+
+    def realpath(self, path: str) -> str:
+        """The path without links."""
+        if not _is_simulated(path):
+            return self._system.realpath(path)
+        with self._lock:
+            return self._tree().realpath(path)
+
+    def read_file(self, path: str) -> bytes:
+        """An attribute's content."""
+        if not _is_simulated(path):
+            return self._system.read_file(path)
+        with self._lock:
+            self._recorder.check(f"read {path}")
+            return self._tree().read(path)
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Store to an attribute; the driver's errno."""
+        if not _is_simulated(path):
+            self._system.write_file(path, data)
+            return
+        with self._lock:
+            self._call(f"write {path}", path, lambda: self._tree().write(path, data))
+
+    # -- inside ------------------------------------------------------------------------------
+    def _tree(self) -> Tree:
+        return self._sysfs.tree()
+
+    def _reap(self) -> None:
+        """Release the files whose last fd has gone, by `close` or behind our back."""
+        for file in self._machine.files.reap():
+            file.drop()
+        self._open = [file for file in self._open if not file.released]
+
+    def _note_new_files(self) -> None:
+        self._open += self._machine.files.new_files()
+
+    def _call(self, operation: str, target: str, do: Callable[[], T]) -> T:
+        """Do it, after the traps, and record how it went."""
+        code: int | None = None
+        result: T | None = None
+        try:
+            self._recorder.check(operation)
+            result = do()
+        except OSError as error:
+            code = error.errno
+            raise
+        finally:
+            if self._recording:
+                number = result if isinstance(result, int) else None
+                self._recorder.calls.append(Call(operation, target, number, code))
+        return result
+
+
+def _is_simulated(path: str) -> bool:
+    return any(path == root or path.startswith(f"{root}/") for root in _SIMULATED)

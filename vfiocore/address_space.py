@@ -1,0 +1,276 @@
+"""One address space and the containers that show it to devices.
+
+Guest memory reaches the containers through a listener; buffers of drivers are mapped directly.
+Every container, of whichever backend, gets each change once, and a container that comes late gets
+everything that is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from attrs import define, evolve, field
+
+from vfiocore.container import Capability
+from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError
+from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
+from vfiocore.memory.mapping import DmaMapping
+from vfiocore.memory.ranges import FULL_RANGE, IovaRange, intersect, subtract
+from vfiocore.memory.table import MappingTable
+from vfiocore.undo import UndoStack, run_all
+
+if TYPE_CHECKING:
+    from vfiocore.container import Batch, Container
+    from vfiocore.memory.flatview import FlatRange
+
+MSI_HOLE = IovaRange(0xFEE00000, 0xFEEFFFFF)
+"""Where x86 takes a write for an interrupt. Kernels list it for real devices; a container of
+emulated devices alone has no list, but a device that joins later would find it occupied."""
+
+
+@define(eq=False)
+class _Pending:
+    """What one round changes; what comes and goes within it is left as it is."""
+
+    removed: list[DmaMapping] = field(factory=list)
+    added: list[DmaMapping] = field(factory=list)
+
+    def remove(self, mapping: DmaMapping) -> None:
+        if mapping in self.added:
+            self.added.remove(mapping)
+        else:
+            self.removed.append(mapping)
+
+    def add(self, mapping: DmaMapping) -> None:
+        if mapping in self.removed:
+            self.removed.remove(mapping)
+        else:
+            self.added.append(mapping)
+
+
+@define(eq=False)
+class VfioAddressSpace:
+    """An address space as devices see it; a `vfiocore.memory.space.MemoryListener`.
+
+    Attributes:
+        page_size: The host's page size in bytes, the least that can be mapped.
+        containers: Those that show it, in order of arrival.
+        mappings: What every container shows.
+        bars: BARs of devices, shown by the containers that can.
+        skipped: Parts of guest memory that cannot be mapped, ``(address, size)`` in bytes, each
+            with the reason.
+        lock: Its session's lock, taken by whatever changes the space.
+    """
+
+    page_size: int
+    lock: threading.RLock = field(factory=threading.RLock, repr=False)
+    containers: list[Container] = field(factory=list, init=False)
+    mappings: MappingTable = field(factory=MappingTable, init=False, repr=False)
+    bars: MappingTable = field(factory=MappingTable, init=False, repr=False)
+    skipped: dict[tuple[int, int], str] = field(factory=dict, init=False)
+    _allocator: IovaAllocator = field(factory=IovaAllocator, init=False, repr=False)
+    _pending: _Pending = field(factory=_Pending, init=False, repr=False)
+
+    # -- containers --------------------------------------------------------------------------
+    def add(self, container: Container) -> None:
+        """Show the space in one more container.
+
+        Raises:
+            DmaError: a mapping does not go there; then the container has none of them.
+        """
+        with self.lock:
+            bars = self.bars if Capability.BAR_BY_ADDRESS in container.capabilities else ()
+            batch = [*self.mappings, *bars]
+            if batch:
+                container.dma_map(batch)
+            self.containers.append(container)
+            self._allocator.reset()
+
+    def remove(self, container: Container) -> None:
+        """Unmap everything from a container and forget it."""
+        with self.lock:
+            self.containers.remove(container)
+            self._allocator.reset()
+            container.unmap_all()
+
+    # -- mapping -----------------------------------------------------------------------------
+    def map(self, batch: Batch) -> None:
+        """Map a batch in every container, all or none.
+
+        Raises:
+            DmaError: as `Container.dma_map` fails; DmaOverlapError (EEXIST) also where no
+                container shows what is there.
+        """
+        with self.lock, UndoStack() as undo:
+            for container in self.containers:
+                container.dma_map(batch)
+                undo.push(container.dma_unmap, [(m.iova, m.size) for m in batch])
+            for index, mapping in enumerate(batch):
+                self._enter(self.mappings, mapping, index)
+                undo.push(self.mappings.remove, mapping)
+
+    def unmap(self, batch: Batch) -> None:
+        """Unmap a batch from every container, all or none; each as it was mapped.
+
+        Raises:
+            DmaNotMappedError: ENOENT, one of them is not mapped.
+            DmaError: as `Container.dma_unmap` fails.
+        """
+        ranges = [(mapping.iova, mapping.size) for mapping in batch]
+        with self.lock, UndoStack() as undo:
+            for index, mapping in enumerate(batch):
+                self._check_mapped(mapping, index)
+            for container in self.containers:
+                container.dma_unmap(ranges)
+                undo.push(container.dma_map, batch)
+            for mapping in batch:
+                self.mappings.remove(mapping)
+                self._allocator.freed(mapping.iova)
+
+    def show_bar(self, bar: DmaMapping) -> tuple[Container, ...]:
+        """Map a BAR of a device in every container that can; those that cannot are returned.
+
+        Raises:
+            DmaError: as `map` fails; then no container shows it.
+        """
+        with self.lock, UndoStack() as undo:
+            able, unable = self._by_reach()
+            for container in able:
+                container.dma_map([bar])
+                undo.push(container.dma_unmap, [(bar.iova, bar.size)])
+            self._enter(self.bars, bar, 0)
+        return tuple(unable)
+
+    def hide_bar(self, bar: DmaMapping) -> None:
+        """Take a BAR out of the containers again; every one is tried."""
+        place = [(bar.iova, bar.size)]
+        with self.lock:
+            able, _unable = self._by_reach()
+            self.bars.remove(bar)
+            self._allocator.freed(bar.iova)
+            run_all([partial(container.dma_unmap, place) for container in reversed(able)])
+
+    def _by_reach(self) -> tuple[list[Container], list[Container]]:
+        able = [c for c in self.containers if Capability.BAR_BY_ADDRESS in c.capabilities]
+        return able, [c for c in self.containers if c not in able]
+
+    # -- addresses ---------------------------------------------------------------------------
+    def overlapping(self, iova: int, size: int) -> DmaMapping | None:
+        """The highest mapping, of memory or a BAR, that shares a byte with the range."""
+        found = (table.overlapping(iova, size) for table in (self.mappings, self.bars))
+        return max((m for m in found if m is not None), key=lambda m: m.iova, default=None)
+
+    def usable_ranges(self) -> tuple[IovaRange, ...]:
+        """The addresses that every container can map, sorted."""
+        ranges: tuple[IovaRange, ...] = (FULL_RANGE,)
+        for container in self.containers:
+            known = container.iova_ranges or subtract((FULL_RANGE,), MSI_HOLE)
+            ranges = intersect(ranges, known)
+        return ranges if self.containers else subtract(ranges, MSI_HOLE)
+
+    def allocate(self, size: int, *, align: int, below: int | None = None) -> int:
+        """The lowest free IOVA for `size` bytes, aligned to `align`, ending below `below`.
+
+        Raises:
+            DmaLimitError: ENOSPC, there is none.
+        """
+        try:
+            return self._allocator.allocate(
+                size, align=align, below=below, ranges=self.usable_ranges(), taken=self
+            )
+        except NoIovaLeft as error:
+            raise DmaLimitError(errno.ENOSPC, "allocate", "address space", str(error)) from None
+
+    @property
+    def granularity(self) -> int:
+        """The page size in bytes that suits every container."""
+        return max([self.page_size, *(container.page_size for container in self.containers)])
+
+    # -- guest memory ------------------------------------------------------------------------
+    def begin(self) -> None:
+        """A round of changes begins."""
+        self._pending = _Pending()
+
+    def region_del(self, flat: FlatRange) -> None:
+        """A range of guest memory goes with the next `commit`."""
+        self._pending.remove(flat.mapping())
+
+    def region_add(self, flat: FlatRange) -> None:
+        """A range of guest memory comes with the next `commit`."""
+        self._pending.add(flat.mapping())
+
+    def commit(self) -> None:
+        """Unmap what goes, then map what comes, each as one batch; all or nothing."""
+        gone = self._whole_pages(self._pending.removed)
+        come = self._whole_pages(self._pending.added)
+        with self.lock, UndoStack() as undo:
+            if gone:
+                self.unmap(gone)
+                undo.push(self.map, gone)
+            if come:
+                self.map(come)
+            for mapping in self._pending.removed:
+                for part in self._left_out(mapping):
+                    del self.skipped[part]
+            for mapping in self._pending.added:
+                self.skipped |= self._left_out(mapping)
+
+    def _whole_pages(self, mappings: Sequence[DmaMapping]) -> list[DmaMapping]:
+        return [part for mapping in mappings if (part := self._shrunk(mapping)) is not None]
+
+    def _shrunk(self, mapping: DmaMapping) -> DmaMapping | None:
+        """The whole pages inside a mapping: a part of a page cannot be shown to a device."""
+        page = self.page_size
+        if (mapping.iova - mapping.vaddr) % page:
+            return None
+        start = -(-mapping.iova // page) * page
+        end = (mapping.iova + mapping.size) // page * page
+        if start >= end:
+            return None
+        cut = start - mapping.iova
+        return evolve(
+            mapping,
+            iova=start,
+            size=end - start,
+            vaddr=mapping.vaddr + cut,
+            fd_offset=mapping.fd_offset + cut,
+        )
+
+    def _left_out(self, mapping: DmaMapping) -> dict[tuple[int, int], str]:
+        """The parts of a mapping, ``(address, size)``, that no device is shown, with the reason."""
+        page, shown = self.page_size, self._shrunk(mapping)
+        if shown is None:
+            apart = (mapping.iova - mapping.vaddr) % page
+            reason = (
+                f"address and memory differ by {apart:#x} within a page of {page:#x}"
+                if apart
+                else f"no whole page of {page:#x}"
+            )
+            return {(mapping.iova, mapping.size): reason}
+        head, tail = shown.iova - mapping.iova, mapping.last - shown.last
+        parts = ((mapping.iova, head), (shown.last + 1, tail))
+        return {part: f"a part of a page of {page:#x}" for part in parts if part[1]}
+
+    def _enter(self, table: MappingTable, mapping: DmaMapping, index: int) -> None:
+        there = self.overlapping(mapping.iova, mapping.size)
+        if there is None:
+            table.add(mapping)
+            return
+        error = DmaOverlapError(
+            errno.EEXIST, "dma_map", "address space", f"{mapping} overlaps {there}"
+        )
+        error.index = index
+        raise error
+
+    def _check_mapped(self, mapping: DmaMapping, index: int) -> None:
+        if self.mappings.overlapping(mapping.iova, mapping.size) == mapping:
+            return
+        error = DmaNotMappedError(
+            errno.ENOENT, "dma_unmap", "address space", f"{mapping} is not mapped"
+        )
+        error.index = index
+        raise error

@@ -1,0 +1,22 @@
+"""``vfiocore check``: validate a configuration without touching a device."""
+
+from __future__ import annotations
+
+import click
+
+from vfiocore.cli.options import Request, configured
+from vfiocore.config.options import to_options
+
+
+@click.command("check")
+@configured
+def command(request: Request) -> None:
+    """Validate a configuration; every problem at once, each with its path."""
+    config = request.config
+    items = [("object", item) for item in config.objects]
+    lines = [f"-{kind} {to_options(item)}" for kind, item in items]
+    lines += [f"-device {to_options(item)}" for item in config.devices]
+    request.output.document("check", ok=True, items=lines)
+    for line in lines:
+        request.output.text(line)
+    request.output.text(f"ok: {len(config.objects)} objects, {len(config.devices)} devices")

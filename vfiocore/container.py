@@ -1,0 +1,307 @@
+"""The base container: what every backend shares about an I/O address space.
+
+A *container* is one I/O address space with the devices attached to it, whichever way the kernel
+calls it: a VFIO container with type1, or an IOAS of an iommufd. Checks, the account of mappings
+and the batch rules are here; a backend adds its file descriptors and ioctls.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from attrs import define, field, frozen
+
+from vfiocore.errors import (
+    ClosedError,
+    DmaAlignmentError,
+    DmaError,
+    DmaLimitError,
+    DmaNotMappedError,
+    DmaOverlapError,
+    DmaRangeError,
+    DmaSplitError,
+)
+from vfiocore.memory.mapping import DmaMapping
+from vfiocore.memory.ranges import IovaRange
+from vfiocore.memory.table import MappingCut, MappingTable, NothingMapped
+
+if TYPE_CHECKING:
+    import uuid
+
+    from vfiocore.host import Host
+    from vfiocore.registration import BackendObject
+    from vfiocore.sysfs import HostDevice
+
+Batch: TypeAlias = Sequence[DmaMapping]
+DmaCall: TypeAlias = Callable[["Container", Batch], None]
+
+ADDRESS_LIMIT = 1 << 64
+
+
+class Capability(enum.Flag):
+    """What a container can do; asking for one that is absent raises `UnsupportedError`."""
+
+    MAP_FILE = enum.auto()
+    """Memory can be mapped by file descriptor and offset (IOMMU_IOAS_MAP_FILE, Linux 6.13)."""
+    DIRTY_TRACKING = enum.auto()
+    """The IOMMU can report the pages that devices wrote."""
+    BAR_BY_ADDRESS = enum.auto()
+    """Another device's BAR can be mapped by its process address (peer-to-peer DMA)."""
+    NO_IOMMU = enum.auto()
+    """There is no IOMMU: nothing is translated, nothing is protected, nothing can be mapped."""
+
+
+NO_CAPABILITY = Capability(0)
+
+
+@frozen
+class DeviceTarget:
+    """The device that a secure context is wanted for.
+
+    Attributes:
+        name: The kernel's name for it; ``VFIO_FD9`` when only fd 9 is known of it.
+        device: What sysfs says of it, or None when only an fd was passed.
+        fd: A device cdev that was opened by somebody else and passed in; never closed here.
+        vf_token: The token that a VF, or a PF with VFs, asks for.
+    """
+
+    name: str
+    device: HostDevice | None = None
+    fd: int | None = None
+    vf_token: uuid.UUID | None = None
+
+    @property
+    def is_mdev(self) -> bool:
+        """True if the device is *known* to be mediated; an fd alone does not tell."""
+        return self.device is not None and self.device.is_mdev
+
+
+@define(eq=False, kw_only=True)
+class Attachment:
+    """One device's secure context: its membership of a container. Backends subclass it."""
+
+    container: Container
+    target: DeviceTarget
+
+
+@define(eq=False, kw_only=True)
+class Container:
+    """One I/O address space of one backend. Backends subclass it and add their fds.
+
+    Attributes:
+        host: The host that it lives on.
+        backend: The name of the backend that made it.
+        label: What messages call it: ``container of group 7``, ``IOAS 3 of iommufd0``.
+        page_sizes: Bitmap of the IOMMU's page sizes in bytes; its lowest bit is the granularity.
+        iova_ranges: Usable addresses, sorted; empty where the kernel knows no limit. They change
+            at every attach and detach, and the backend keeps them current.
+        max_mappings: How many mappings the kernel allows, or None.
+        capabilities: What it can do beyond mapping by address.
+        attachments: The devices in it, in order of arrival.
+        mappings: What is mapped, as the library knows it.
+        backend_object: The object that its devices link to, or None.
+    """
+
+    host: Host = field(repr=False)
+    backend: str
+    label: str
+    page_sizes: int = 0
+    iova_ranges: tuple[IovaRange, ...] = ()
+    max_mappings: int | None = None
+    capabilities: Capability = NO_CAPABILITY
+    attachments: list[Attachment] = field(factory=list, repr=False)
+    mappings: MappingTable = field(factory=MappingTable, repr=False)
+    lock: threading.RLock = field(factory=threading.RLock, repr=False)
+    closed: bool = False
+    backend_object: BackendObject | None = field(default=None, repr=False)
+    _map: DmaCall | None = field(default=None, init=False, repr=False)
+    _unmap: DmaCall | None = field(default=None, init=False, repr=False)
+
+    def connect(self, dma_map: DmaCall, dma_unmap: DmaCall, lock: threading.RLock) -> None:
+        """Give the container its resolved hook callers and its session's lock, once."""
+        self._map = dma_map
+        self._unmap = dma_unmap
+        self.lock = lock
+
+    @property
+    def page_size(self) -> int:
+        """The mapping granularity in bytes."""
+        return self.page_sizes & -self.page_sizes
+
+    def dma_map(self, batch: Batch) -> None:
+        """Map a batch of ranges, all or none.
+
+        Uses VFIO_IOMMU_MAP_DMA, IOMMU_IOAS_MAP, IOMMU_IOAS_MAP_FILE or IOMMU_IOAS_COPY.
+
+        Raises:
+            DmaAlignmentError: EINVAL, an address or size is not a multiple of `page_size`.
+            DmaRangeError: EINVAL or EOVERFLOW, outside `iova_ranges` or past 2^64.
+            DmaOverlapError: EEXIST, something is mapped there.
+            DmaLimitError: ENOSPC, `max_mappings` would be exceeded.
+            DmaMemlockError: ENOMEM, the locked-memory limit.
+            DmaAddressError: EFAULT, the memory cannot be pinned.
+
+        Guarantees:
+            After an error nothing of the batch is mapped; the error's ``index`` names the item.
+        """
+        with self.lock:
+            if self.closed or self._map is None:
+                raise ClosedError(f"{self.label} is closed")
+            self._check_entries(batch)
+            self._reserve(batch)
+            try:
+                self._map(self, batch)
+            except BaseException:
+                self._forget(batch)
+                raise
+
+    def dma_unmap(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Unmap everything inside each ``(iova, size)``, all or none.
+
+        Uses VFIO_IOMMU_UNMAP_DMA or IOMMU_IOAS_UNMAP. Mappings go as they came: whole.
+
+        Raises:
+            DmaNotMappedError: ENOENT, nothing is mapped in a range.
+            DmaSplitError: EINVAL, a range cuts a mapping.
+
+        Guarantees:
+            After an error everything that was mapped is mapped; the error's ``index`` names the
+            range.
+        """
+        with self.lock:
+            if self.closed or self._unmap is None:
+                raise ClosedError(f"{self.label} is closed")
+            batch = self._inside(ranges)
+            try:
+                self._unmap(self, batch)
+            except DmaError as error:
+                failed = batch[error.index].iova  # the backend counts mappings
+                error.index = next(
+                    index for index, (iova, size) in enumerate(ranges) if 0 <= failed - iova < size
+                )
+                raise
+            self._forget(batch)
+
+    def unmap_all(self) -> None:
+        """Unmap whatever is mapped."""
+        with self.lock:
+            if not self.mappings:
+                return
+            self.dma_unmap([(mapping.iova, mapping.size) for mapping in self.mappings])
+
+    # -- checks ------------------------------------------------------------------------------
+    def _check_entries(self, batch: Batch) -> None:
+        if self.max_mappings is None or len(self.mappings) + len(batch) <= self.max_mappings:
+            return
+        error = DmaLimitError(
+            errno.ENOSPC,
+            "dma_map",
+            self.label,
+            f"{len(self.mappings)} of {self.max_mappings} mapping entries are in use,"
+            f" {len(batch)} more are wanted",
+            "map fewer, larger ranges, or raise vfio_iommu_type1.dma_entry_limit",
+        )
+        error.index = max(self.max_mappings - len(self.mappings), 0)
+        raise error
+
+    def _reserve(self, batch: Batch) -> None:
+        """Check each item and enter it into the table; take all out again if one is wrong."""
+        mask = self.page_size - 1
+        for index, mapping in enumerate(batch):
+            try:
+                self._check(mapping, mask)
+                self.mappings.add(mapping)
+            except (DmaError, ValueError) as error:
+                self._forget(batch[:index])
+                failure = error if isinstance(error, DmaError) else self._overlap(mapping)
+                failure.index = index
+                raise failure from None
+
+    def _check(self, mapping: DmaMapping, mask: int) -> None:
+        iova, size = mapping.iova, mapping.size
+        if size <= 0 or (iova | size | mapping.vaddr) & mask:
+            raise self._refused(
+                DmaAlignmentError,
+                errno.EINVAL,
+                mapping,
+                f"addresses and size must be multiples of {mask + 1:#x} bytes, and size not 0",
+            )
+        if iova < 0 or iova + size > ADDRESS_LIMIT:
+            raise self._refused(
+                DmaRangeError, errno.EOVERFLOW, mapping, "the range leaves the 64-bit space"
+            )
+        ranges = self.iova_ranges
+        if ranges and not any(usable.covers(iova, size) for usable in ranges):
+            allowed = ", ".join(map(str, ranges))
+            raise self._refused(
+                DmaRangeError, errno.EINVAL, mapping, f"outside the usable ranges {allowed}"
+            )
+
+    def _overlap(self, mapping: DmaMapping) -> DmaError:
+        other = self.mappings.overlapping(mapping.iova, mapping.size)
+        there = "" if other is None else f"iova {other.iova:#x} size {other.size:#x} is mapped"
+        return self._refused(DmaOverlapError, errno.EEXIST, mapping, there)
+
+    def _inside(self, ranges: Sequence[tuple[int, int]]) -> list[DmaMapping]:
+        batch: list[DmaMapping] = []
+        for index, (iova, size) in enumerate(ranges):
+            where = f"iova {iova:#x} size {size:#x}"
+            try:
+                batch += self.mappings.covered_by(iova, size)
+            except NothingMapped:
+                error: DmaError = DmaNotMappedError(
+                    errno.ENOENT, "dma_unmap", self.label, f"nothing is mapped in {where}"
+                )
+            except MappingCut as cut:
+                error = DmaSplitError(
+                    errno.EINVAL,
+                    "dma_unmap",
+                    self.label,
+                    f"{where} cuts the mapping at iova {cut.mapping.iova:#x}"
+                    f" size {cut.mapping.size:#x}",
+                )
+            else:
+                continue
+            error.index = index
+            raise error
+        return batch
+
+    def _forget(self, batch: Batch) -> None:
+        for mapping in batch:
+            self.mappings.remove(mapping)
+
+    def _refused(
+        self, kind: type[DmaError], number: int, mapping: DmaMapping, reason: str
+    ) -> DmaError:
+        where = f"iova {mapping.iova:#x} size {mapping.size:#x} vaddr {mapping.vaddr:#x}"
+        return kind(number, "dma_map", self.label, f"{where}: {reason}")
+
+
+def for_each(
+    batch: Batch, do: Callable[[DmaMapping], None], undo: Callable[[DmaMapping], None]
+) -> None:
+    """Apply `do` to a batch; if one item fails, `undo` those before it and say which it was.
+
+    For backends whose kernel interface takes one range a call. An error of an `undo` is added to
+    the first error as a note: the caller must hear what went wrong first.
+    """
+    for index, mapping in enumerate(batch):
+        try:
+            do(mapping)
+        except BaseException as error:
+            if isinstance(error, DmaError):
+                error.index = index
+            _undo(batch[:index], undo, error)
+            raise
+
+
+def _undo(batch: Batch, undo: Callable[[DmaMapping], None], error: BaseException) -> None:
+    for mapping in reversed(batch):
+        try:
+            undo(mapping)
+        except Exception as second:  # noqa: BLE001 - the first error is the one that is raised
+            error.add_note(f"while undoing the batch: {second}")

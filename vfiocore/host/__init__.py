@@ -1,0 +1,33 @@
+"""The only place that calls the system."""
+
+from vfiocore.host.linux import LinuxHost
+from vfiocore.host.protocol import (
+    EVENTFD_DEFAULT,
+    EVENTFD_ONE,
+    MADV_HUGEPAGE,
+    MAP_ANONYMOUS,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    POLLIN,
+    PROT_READ,
+    PROT_WRITE,
+    FileStat,
+    Host,
+)
+from vfiocore.host.trace import TraceHost
+
+__all__ = [
+    "EVENTFD_DEFAULT",
+    "EVENTFD_ONE",
+    "MADV_HUGEPAGE",
+    "MAP_ANONYMOUS",
+    "MAP_PRIVATE",
+    "MAP_SHARED",
+    "POLLIN",
+    "PROT_READ",
+    "PROT_WRITE",
+    "FileStat",
+    "Host",
+    "LinuxHost",
+    "TraceHost",
+]

@@ -1,0 +1,135 @@
+"""A small event loop for a session: handlers of fds, and calls from other threads.
+
+An embedder with a loop of its own needs none of this: every `Vector` has a ``fileno``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from vfiocore.errors import ClosedError
+from vfiocore.host import EVENTFD_ONE, POLLIN
+
+if TYPE_CHECKING:
+    from vfiocore.host import Host
+
+
+@define(eq=False)
+class EventLoop:
+    """Runs handlers on the thread that calls `run` or `run_once`.
+
+    Attributes:
+        host: The host whose fds are waited for.
+    """
+
+    host: Host = field(repr=False)
+    _handlers: dict[int, Callable[[], object]] = field(factory=dict, init=False, repr=False)
+    _calls: deque[Callable[[], object]] = field(factory=deque, init=False, repr=False)
+    _running: threading.RLock = field(factory=threading.RLock, init=False, repr=False)
+    _stopping: bool = field(default=False, init=False)
+    _wake: int | None = field(default=None, init=False)
+    _wake_lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    _closed: bool = field(default=False, init=False)
+
+    def add(self, fd: int, handler: Callable[[], object]) -> None:
+        """Call `handler` whenever `fd` is readable; it must make it unreadable again."""
+        self._check_open()
+        self._handlers[fd] = handler
+        self._wake_up()
+
+    def remove(self, fd: int) -> None:
+        """Stop watching `fd`; no handler of it runs after this returns, unless this is it."""
+        with self._running:
+            self._handlers.pop(fd, None)
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Run `function` on the loop's thread, soon. Safe from any thread."""
+        self._check_open()
+        self._calls.append(lambda: function(*args))
+        self._wake_up()
+
+    def run(self) -> None:
+        """Run handlers and calls until `stop` or `close`."""
+        self._check_open()
+        try:
+            while not self._stopping:
+                self.run_once()
+        finally:
+            self._stopping = False
+
+    def run_once(self, timeout: float | None = None) -> None:
+        """Wait up to `timeout` seconds for one round of events, and run what is due."""
+        wake = self._wake_fd()
+        watched = [(fd, POLLIN) for fd in (wake, *self._handlers)]
+        ready = self.host.poll(watched, 0 if self._calls else timeout)
+        for fd, _events in ready:
+            self._dispatch(fd)
+        # Only those that are there now: one that calls again must not keep the fds waiting.
+        for _ in range(len(self._calls)):
+            with self._running:
+                self._calls.popleft()()
+
+    def stop(self) -> None:
+        """Make `run` return after the current round, or the next one if none is running.
+
+        Safe from any thread.
+        """
+        self._stopping = True
+        self._wake_up()
+
+    @contextmanager
+    def drained(self) -> Iterator[None]:
+        """A section in which no handler and no call runs; entering waits for the one in flight.
+
+        On the loop's own thread, inside a handler, it is entered at once.
+        """
+        with self._running:
+            yield
+
+    def close(self) -> None:
+        """Forget every handler, end a `run` in another thread, close the wake-up fd. Idempotent."""
+        self._stopping = True
+        self._handlers.clear()
+        with self._wake_lock:
+            self._closed = True
+            wake, self._wake = self._wake, None
+            if wake is None:
+                return
+            self.host.write(
+                wake, EVENTFD_ONE
+            )  # a poll that is under way keeps the file, and returns
+            self.host.close(wake)
+
+    # ----------------------------------------------------------------------------------------
+    def _dispatch(self, fd: int) -> None:
+        if fd == self._wake:
+            self.host.read(fd, 8)
+            return
+        with self._running:
+            handler = self._handlers.get(fd)  # a handler before this one may have removed it
+            if handler is not None:
+                handler()
+
+    def _wake_fd(self) -> int:
+        with self._wake_lock:
+            return self._made_wake_fd()
+
+    def _wake_up(self) -> None:
+        with self._wake_lock:  # so that the number is not another file's by the time of the write
+            self.host.write(self._made_wake_fd(), EVENTFD_ONE)
+
+    def _made_wake_fd(self) -> int:
+        self._check_open()
+        if self._wake is None:
+            self._wake = self.host.eventfd()
+        return self._wake
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the event loop is closed")

@@ -1,0 +1,39 @@
+"""Address spaces, IOVA ranges and memory for DMA."""
+
+from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
+from vfiocore.memory.buffer import DmaBuffer, address_of
+from vfiocore.memory.flatview import FlatRange, FlatView, difference, flatten
+from vfiocore.memory.mapping import Access, DmaMapping
+from vfiocore.memory.ranges import FULL_RANGE, IovaRange, intersect, normalise, subtract
+from vfiocore.memory.region import Alias, Backing, Io, MemoryRegion, Ram, Region
+from vfiocore.memory.space import AddressSpace, MemoryListener
+from vfiocore.memory.table import MappingCut, MappingTable, NothingMapped
+
+__all__ = [
+    "FULL_RANGE",
+    "Access",
+    "AddressSpace",
+    "Alias",
+    "Backing",
+    "DmaBuffer",
+    "DmaMapping",
+    "FlatRange",
+    "FlatView",
+    "Io",
+    "IovaAllocator",
+    "IovaRange",
+    "MappingCut",
+    "MappingTable",
+    "MemoryListener",
+    "MemoryRegion",
+    "NoIovaLeft",
+    "NothingMapped",
+    "Ram",
+    "Region",
+    "address_of",
+    "difference",
+    "flatten",
+    "intersect",
+    "normalise",
+    "subtract",
+]

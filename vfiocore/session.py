@@ -1,0 +1,494 @@
+"""Live devices: wire a configuration, plugins and a host; take it all down in exact reverse."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from attrs import define, field, frozen
+
+from vfiocore import log
+from vfiocore.address_space import VfioAddressSpace
+from vfiocore.container import Attachment, Container, DeviceTarget
+from vfiocore.errors import (
+    BrokenPluginError,
+    ClosedError,
+    ConfigError,
+    DeviceNotFoundError,
+    HostUnsupportedError,
+    Problem,
+    kernel_error,
+)
+from vfiocore.kvm import KvmLink
+from vfiocore.loop import EventLoop
+from vfiocore.memory.backends import MEMORY_BACKENDS, make_ram, memory_problems
+from vfiocore.memory.buffer import DmaBuffer
+from vfiocore.memory.mapping import Access, DmaMapping
+from vfiocore.memory.space import AddressSpace
+from vfiocore.peer import PeerMapping, share_region
+from vfiocore.registration import (
+    BackendObject,
+    ContextRequest,
+    DeviceSetup,
+    ObjectRequest,
+)
+from vfiocore.sysfs import device_path, read_device
+from vfiocore.undo import UndoStack, run_all
+
+if TYPE_CHECKING:
+    from vfiocore.config.model import Config
+    from vfiocore.config.model import Device as DeviceConfig
+    from vfiocore.config.model import Object as ObjectConfig
+    from vfiocore.device import Device
+    from vfiocore.fds import FdTable
+    from vfiocore.host import Host
+    from vfiocore.plugins import BackendHooks, PluginSet
+    from vfiocore.region import Region
+    from vfiocore.registration import Backend, DeviceType
+
+T = TypeVar("T")
+
+LEGACY = "legacy"
+"""The backend of a device that links to no object."""
+
+
+@frozen
+class _Plan:
+    """A device about to be opened."""
+
+    config: DeviceConfig
+    type: DeviceType
+    backend: Backend
+    target: DeviceTarget
+    ram_discard_allowed: bool
+
+
+@define(eq=False)
+class _Live:
+    """An open device and how to take it down."""
+
+    device: Device
+    undo: UndoStack
+
+
+@define(eq=False, init=False)
+class Session:
+    """The devices of one configuration, live. Made by `Framework.open`; a context manager.
+
+    Opening, mapping, resetting and closing are safe from any thread, under `lock`. Register
+    accesses and interrupt waits take no lock.
+
+    Attributes:
+        host: The host that everything lives on.
+        config: The configuration, typed and complete.
+        memory: Guest memory: add regions to its root, and every device sees them. Where several
+            threads do so, hold `lock`.
+        space: The same as the containers show it, with the buffers of drivers.
+        loop: An event loop for those who have none.
+        lock: The lock of the control plane.
+    """
+
+    host: Host = field(repr=False)
+    config: Config = field(repr=False)
+    memory: AddressSpace
+    space: VfioAddressSpace
+    loop: EventLoop
+    lock: threading.RLock = field(repr=False)
+    _plugins: PluginSet = field(repr=False)
+    _fds: FdTable = field(repr=False)
+    _kvm_fd: int | None
+    _kvm: KvmLink | None
+    _objects: dict[str, BackendObject]
+    _devices: dict[str, _Live]
+    _buffers: dict[DmaBuffer, None]
+    _undo: UndoStack
+    _closed: bool
+
+    def __init__(
+        self,
+        host: Host,
+        plugins: PluginSet,
+        config: Config,
+        *,
+        fds: FdTable,
+        kvm_fd: int | None = None,
+    ) -> None:
+        """Open everything in `config`, or nothing.
+
+        Args:
+            host: Where.
+            plugins: What to open it with.
+            config: A validated configuration.
+            fds: The names of passed fds.
+            kvm_fd: An embedder's KVM-VFIO device; every group or device is added to it.
+        """
+        self.host = host
+        self.config = config
+        self.lock = threading.RLock()
+        self.memory = AddressSpace("memory")
+        self.space = VfioAddressSpace(host.page_size, self.lock)
+        self.loop = EventLoop(host)
+        self._plugins = plugins
+        self._fds = fds
+        self._kvm_fd = kvm_fd
+        self._kvm = None
+        self._objects = {}
+        self._devices = {}
+        self._buffers = {}
+        self._undo = UndoStack()
+        self._closed = False
+        with self.lock, self._undo:
+            self._undo.push(self.loop.close)
+            self._open(config)
+
+    # -- devices -----------------------------------------------------------------------------
+    @property
+    def devices(self) -> Mapping[str, Device]:
+        """The open devices by id, in the order in which they were opened."""
+        return MappingProxyType({id_: live.device for id_, live in self._devices.items()})
+
+    def __getitem__(self, id_: str) -> Any:
+        """The device called `id_`; its class is that of its frontend.
+
+        Raises:
+            KeyError: there is none; the text lists those there are.
+        """
+        return self._live(id_).device
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self.devices.values())
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def close_device(self, id_: str) -> None:
+        """Take one device down; the others stay. Every step is tried, the first error raised.
+
+        Raises:
+            KeyError: there is none of this id.
+        """
+        with self.lock:
+            live = self._live(id_)
+            del self._devices[id_]
+            live.undo.run()
+
+    def _live(self, id_: str) -> _Live:
+        if id_ not in self._devices:
+            raise KeyError(f"no device {id_!r}; there are {', '.join(self._devices) or 'none'}")
+        return self._devices[id_]
+
+    # -- memory ------------------------------------------------------------------------------
+    def dma_alloc(
+        self,
+        size: int,
+        *,
+        iova: int | None = None,
+        align: int | None = None,
+        below: int | None = None,
+        access: Access = Access.READ_WRITE,
+        shared: bool = False,
+    ) -> DmaBuffer:
+        """Memory that every device of the session can reach.
+
+        Args:
+            size: In bytes; what is mapped is rounded up to whole pages.
+            iova: The address that devices use; chosen if None.
+            align: The alignment of a chosen address in bytes, a power of two; at least a page.
+            below: All of it is below this address, for devices with few address bits.
+            access: What devices may do with it.
+            shared: Make it a memfd, to be shared with other processes and mapped by file.
+
+        Raises:
+            DmaError: as `Container.dma_map` fails; DmaLimitError (ENOSPC) without a free address.
+            KernelError: ENOMEM and others, the memory itself is not to be had.
+        """
+        with self.lock:
+            self._check_open()
+            try:
+                buffer = DmaBuffer(self.host, size, shared=shared)
+            except OSError as error:
+                raise kernel_error(
+                    error, "mmap", "DMA buffer", detail=f"{size:#x} bytes"
+                ) from error
+            try:
+                mapping = self._mapping_of(buffer, iova, align, below, access)
+                self.space.map([mapping])
+            except BaseException:
+                buffer.close()
+                raise
+            buffer.iova = mapping.iova
+            buffer.release = lambda: self._release(buffer, mapping)
+            self._buffers[buffer] = None
+            return buffer
+
+    def share_region(self, region: Region, *, iova: int | None = None) -> PeerMapping:
+        """Show a mapped BAR of one device to the other devices (peer-to-peer DMA).
+
+        Where the backend cannot do so this is a fact of the result, told once by a warning.
+        """
+        with self.lock:
+            self._check_open()
+            return share_region(self.space, region, iova=iova)
+
+    # -- threads -----------------------------------------------------------------------------
+    def run_in_loop(self, function: Callable[..., object], *args: object) -> None:
+        """Run `function` on the thread of the session's event loop, soon. From any thread."""
+        self.loop.call(function, *args)
+
+    # -- the end -----------------------------------------------------------------------------
+    def close(self) -> None:
+        """Take everything down in exact reverse of opening. Idempotent.
+
+        Every step is tried, even after one failed; the first error is raised.
+        """
+        with self.lock:
+            if self._closed:
+                return
+            self._closed = True
+            lives = list(reversed(self._devices.values()))
+            self._devices.clear()
+            buffers = [buffer.close for buffer in reversed(self._buffers)]
+            run_all([*(live.undo.run for live in lives), *buffers, self._undo.run])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except Exception as second:  # noqa: BLE001 - the body's error is the one to raise
+            error.add_note(f"while closing: {type(second).__name__}: {second}")
+
+    # -- opening -----------------------------------------------------------------------------
+    def _open(self, config: Config) -> None:
+        plans = self._plan(config)
+        for object_config in config.objects:
+            self._make_object(object_config)
+        self._kvm = self._kvm_link(plans)
+        self.memory.add_listener(self.space)
+        self._undo.push(self.memory.remove_listener, self.space)
+        self._undo.push(self._close_devices)
+        for plan in plans:
+            self._open_device(plan)
+
+    def _plan(self, config: Config) -> list[_Plan]:
+        """Look at everything before anything is opened, so that all problems show at once."""
+        problems = list(memory_problems(config.objects))
+        plans: list[_Plan] = []
+        for device in config.devices:
+            try:
+                plans.append(self._plan_device(device))
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return plans
+
+    def _plan_device(self, config: DeviceConfig) -> _Plan:
+        type_ = self._plugins.device_type(config.type)
+        backend = self._plugins.backend(config.backend or LEGACY)
+        self._check_nodes(backend, config)
+        target = self._target(config, type_)
+        return _Plan(config, type_, backend, target, _ram_discard_allowed(config, type_, target))
+
+    def _target(self, config: DeviceConfig, type_: DeviceType) -> DeviceTarget:
+        options = config.properties
+        reference = options.get("fd")
+        fd = None if reference is None else self._fds.resolve(reference, config.at("fd"))
+        path = options.get("sysfsdev")
+        key = "sysfsdev" if path else "host"
+        if path is None and options.get("host") is not None:
+            path = device_path(type_.bus, str(options["host"]))
+        token = options.get("vf-token")
+        if path is None and fd is None:
+            raise ConfigError([Problem(config.label, "no host device is selected", "give host=")])
+        if path is None:
+            return DeviceTarget(f"VFIO_FD{fd}", None, fd, token)
+        try:
+            device = read_device(self.host, path)
+        except DeviceNotFoundError:
+            raise ConfigError(
+                [
+                    Problem(
+                        config.at(key),
+                        f"there is no {path} on host {self.host.name}",
+                        "`vfiocore devices` lists what there is",
+                    )
+                ]
+            ) from None
+        if type_.always_mdev and not device.is_mdev:
+            raise ConfigError(
+                [
+                    Problem(
+                        config.at(key), f"{path} is no mediated device", f"{type_.name} needs one"
+                    )
+                ]
+            )
+        return DeviceTarget(device.name, device, fd, token)
+
+    def _check_nodes(self, backend: Backend, config: DeviceConfig) -> None:
+        """Say clearly that the machine has no VFIO, rather than that one file is missing."""
+        link = config.properties.get(backend.name) if config.backend else None
+        linked = [item.properties for item in self.config.objects if item.id == link]
+        if any(properties.get("fd") is not None for properties in (config.properties, *linked)):
+            return  # somebody else has opened them
+        missing = [node for node in backend.nodes if not self.host.exists(node)]
+        if missing:
+            ways = [backend.advice, "go on with the simulated host: --host sim"]
+            raise HostUnsupportedError(
+                errno.ENOENT,
+                "open",
+                f"host {self.host.name}",
+                f"the {backend.name} backend needs {' and '.join(missing)}, missing here",
+                "; or ".join(filter(None, ways)),
+            )
+
+    def _make_object(self, config: ObjectConfig) -> None:
+        if config.type in MEMORY_BACKENDS:
+            ram, offset = make_ram(self.host, config)
+            self._undo.push(ram.backing.close)
+            self.memory.root.add(ram, offset)
+            self._undo.push(self.memory.root.remove, ram)
+            return
+        backend = self._plugins.backend(config.type)
+        if backend.make_object is None:
+            return
+        reference = config.properties.get("fd")
+        fd = None if reference is None else self._fds.resolve(reference, config.at("fd"))
+        request = ObjectRequest(host=self.host, config=config, fd=fd)
+        made = backend.make_object(request)
+        self._undo.push(made.close)
+        self._objects[config.id] = made
+
+    def _open_device(self, plan: _Plan) -> None:
+        config, hooks = plan.config, self._plugins.hooks(plan.backend.name)
+        undo = UndoStack()
+        with undo:
+            request = self._request(plan)
+            attachment = _given("vfio_setup_context", plan, hooks.setup_context(request))
+            undo.push(self._leave, attachment, hooks)
+            container = attachment.container
+            if container not in self.space.containers:
+                container.backend_object = request.backend_object
+                container.connect(hooks.dma_map, hooks.dma_unmap, self.lock)
+                self.space.add(container)
+            access = _given("vfio_open_device", plan, hooks.open_device(attachment))
+            undo.push(hooks.close_device, attachment, access)
+            device = plan.type.wrap(
+                DeviceSetup(
+                    config=config,
+                    target=plan.target,
+                    access=access,
+                    container=container,
+                    ram_discard_allowed=plan.ram_discard_allowed,
+                )
+            )
+            undo.push(device.release)
+        self._devices[device.id] = _Live(device, undo)
+        log.info("device.opened", device=device.name, id=device.id, container=container.label)
+
+    def _request(self, plan: _Plan) -> ContextRequest:
+        link = plan.config.properties.get(plan.backend.name) if plan.config.backend else None
+        backend_object = None if link is None else self._objects[link]
+        return ContextRequest(
+            host=self.host,
+            target=plan.target,
+            backend_object=backend_object,
+            options=plan.config.properties,
+            containers=tuple(self._joinable(plan.backend.name, backend_object)),
+            kvm=self._kvm if plan.type.needs_kvm or self._kvm_fd is not None else None,
+        )
+
+    def _joinable(self, backend: str, backend_object: BackendObject | None) -> Iterator[Container]:
+        for container in self.space.containers:
+            if container.backend == backend and container.backend_object is backend_object:
+                yield container
+
+    def _kvm_link(self, plans: list[_Plan]) -> KvmLink | None:
+        """The embedder's, or one of our own where a device does not open without."""
+        if self._kvm_fd is not None:
+            return KvmLink(self.host, self._kvm_fd)
+        if not any(plan.type.needs_kvm for plan in plans):
+            return None
+        link = KvmLink.create(self.host)
+        self._undo.push(link.close)
+        return link
+
+    def _leave(self, attachment: Attachment, hooks: BackendHooks) -> None:
+        """Take a device out of its container; with the last one everything is unmapped first."""
+        container = attachment.container
+        steps = []
+        if container.attachments == [attachment] and container in self.space.containers:
+            steps.append(lambda: self.space.remove(container))
+        run_all([*steps, lambda: hooks.teardown_context(attachment)])
+
+    def _close_devices(self) -> None:
+        """For an opening that failed half-way; `close` has emptied the list before."""
+        lives = list(reversed(self._devices.values()))
+        self._devices.clear()
+        run_all(live.undo.run for live in lives)
+
+    # -- memory ------------------------------------------------------------------------------
+    def _mapping_of(
+        self,
+        buffer: DmaBuffer,
+        iova: int | None,
+        align: int | None,
+        below: int | None,
+        access: Access,
+    ) -> DmaMapping:
+        if iova is None:
+            step = max(align or 0, self.space.granularity)
+            iova = self.space.allocate(buffer.length, align=step, below=below)
+        return DmaMapping(iova, buffer.length, buffer.vaddr, access, buffer.fd, 0)
+
+    def _release(self, buffer: DmaBuffer, mapping: DmaMapping) -> None:
+        with self.lock:
+            if not self._closed:
+                self.space.unmap([mapping])
+            self._buffers.pop(buffer, None)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the session is closed")
+
+
+def _given(hook: str, plan: _Plan, result: T | None) -> T:
+    if result is None:
+        raise BrokenPluginError(
+            f"{hook} of backend {plan.backend.name!r} gave nothing: the plugin that implements it"
+            f" must return its result, and a wrapper must return what it got"
+        )
+    return result
+
+
+def _ram_discard_allowed(config: DeviceConfig, type_: DeviceType, target: DeviceTarget) -> bool:
+    """The rule for taking memory from under a device: mdevs that pin by themselves, on request.
+
+    Raises:
+        ConfigError: ``x-balloon-allowed`` for what is not, or cannot be seen to be, an mdev.
+    """
+    if type_.always_mdev:
+        return True
+    wanted = bool(config.properties.get("x-balloon-allowed"))
+    if wanted and not target.is_mdev:
+        blind = target.device is None
+        raise ConfigError(
+            [
+                Problem(
+                    config.at("x-balloon-allowed"),
+                    f"vfio {target.name}: x-balloon-allowed only potentially compatible with"
+                    " mdev devices",
+                    "a passed fd does not tell the kind of device: give sysfsdev= too"
+                    if blind
+                    else None,
+                )
+            ]
+        )
+    return wanted
