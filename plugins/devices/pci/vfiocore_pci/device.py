@@ -133,8 +133,8 @@ class PciDevice(Device):
         return self._irq_or_none(vfio.VFIO_PCI_REQ_IRQ_INDEX)
 
     def request_irq(self) -> Irq | None:
-        """The same as `req`."""
-        return self.req
+        """The same as `request`."""
+        return self.request
 
     @property
     def active_irq(self) -> Irq | None:

@@ -25,6 +25,7 @@ from vfiocore.uapi.vfio import (
 )
 from vfiocore_sim.device import SysfsFile
 from vfiocore_sim.devices import ApHost, ApMatrixDevice
+from vfiocore_sim.devices.ap import NOTIFIED
 from vfiocore_sim.vfio.bench import Bench, fired
 
 Refused: TypeAlias = Callable[[int], AbstractContextManager[None]]
@@ -233,3 +234,39 @@ def test_an_ap_config_above_the_maximum_has_no_device(refused: Refused) -> None:
     device = ApMatrixDevice(host=ApHost(max_adapter=63))
     with refused(errno.ENODEV):
         store(device, "ap_config", "0x" + "0" * 63 + "1,0x0,0x0")
+
+
+def test_a_queue_sets_the_indicator_that_the_guest_named(matrix: Matrix) -> None:
+    matrix.device.enable_notification((5, 4), 0x3000)
+    matrix.device.complete((5, 4))
+    matrix.device.complete((6, 4))
+    assert matrix.memory.read(0x3000, 2) == bytes([NOTIFIED, 0])
+    assert matrix.memory.pinned == [(0x3000, 1)]
+
+
+def test_a_new_indicator_replaces_the_one_before(matrix: Matrix) -> None:
+    matrix.device.enable_notification((5, 4), 0x3000)
+    matrix.device.enable_notification((5, 4), 0x4000)
+    matrix.device.complete((5, 4))
+    assert matrix.memory.read(0x3000, 1) == b"\0"
+    assert matrix.memory.pinned == [(0x4000, 1)]
+
+
+def test_a_queue_that_is_not_assigned_cannot_notify(matrix: Matrix) -> None:
+    with pytest.raises(KeyError):
+        matrix.device.enable_notification((9, 9), 0x3000)
+
+
+def test_an_unmapped_indicator_ends_the_notification(matrix: Matrix) -> None:
+    matrix.device.enable_notification((5, 4), 0x3000)
+    matrix.device.dma_unmapped(0x3000, 0x1000)
+    matrix.device.complete((5, 4))
+    assert matrix.memory.read(0x3000, 1) == b"\0"
+    assert matrix.memory.pinned == []
+
+
+def test_a_reset_ends_every_notification(matrix: Matrix) -> None:
+    matrix.device.enable_notification((5, 4), 0x3000)
+    matrix.device.enable_notification((6, 4), 0x3001)
+    matrix.device.reset()
+    assert matrix.memory.pinned == []

@@ -43,8 +43,11 @@ from vfiocore_sim.devices.timer import (
     REG_COUNT,
     REG_ID,
     REG_LOAD,
+    REG_RECORD_HIGH,
+    REG_RECORD_LOW,
     REG_STATUS,
     STATUS_EXPIRED,
+    STATUS_FAULT,
 )
 from vfiocore_sim.vfio.bench import Bench, fired
 from vfiocore_sim.vfio.platform import MmioRegion, PlatformDevice
@@ -278,3 +281,23 @@ def test_a_device_without_a_reset_function_says_so(refused: Refused) -> None:
         assert bench.info().flags == VFIO_DEVICE_FLAGS_PLATFORM
         with refused(errno.EINVAL):
             bench.reset()
+
+
+def test_each_expiry_writes_a_record_where_it_was_told_to(timer: Timer) -> None:
+    store(timer, REG_RECORD_LOW, 0x2000)
+    store(timer, REG_RECORD_HIGH, 0)
+    expire(timer)
+    expire(timer)
+    assert struct.unpack("=QQ", timer.memory.read(0x2000, 16)) == (2, 0)
+
+
+def test_without_an_address_it_writes_nothing(timer: Timer) -> None:
+    expire(timer)
+    assert timer.memory.memory == bytearray(len(timer.memory.memory))
+
+
+def test_a_record_that_cannot_be_written_is_a_fault_in_the_status(timer: Timer) -> None:
+    store(timer, REG_RECORD_HIGH, 1)
+    assert (load(timer, REG_RECORD_LOW), load(timer, REG_RECORD_HIGH)) == (0, 1)
+    expire(timer)
+    assert load(timer, REG_STATUS) == STATUS_EXPIRED | STATUS_FAULT
