@@ -47,12 +47,12 @@ class KvmLink:
         """
         with UndoStack() as undo:
             system = _open(host)
-            undo.push(host.close, system)
+            undo.push(_close, host, system, KVM_NODE)
             machine = _ioctl(host, system, "KVM_CREATE_VM", kvm.KVM_CREATE_VM, 0)
-            undo.push(host.close, machine)
+            undo.push(_close, host, machine, "KVM virtual machine")
             request = kvm.kvm_create_device(type=kvm.KVM_DEV_TYPE_VFIO)
             _ioctl(host, machine, "KVM_CREATE_DEVICE", kvm.KVM_CREATE_DEVICE, request)
-            undo.push(host.close, request.fd)
+            undo.push(_close, host, request.fd, "KVM-VFIO device")
             return cls(host, int(request.fd), undo)
 
     def add(self, fd: int) -> None:
@@ -100,3 +100,10 @@ def _ioctl(host: Host, fd: int, name: str, request: int, arg: ctypes.Structure |
         return host.ioctl(fd, request, arg)
     except OSError as error:
         raise kernel_error(error, name, "KVM", kinds=KINDS) from error
+
+
+def _close(host: Host, fd: int, subject: str) -> None:
+    try:
+        host.close(fd)
+    except OSError as error:
+        raise kernel_error(error, "close", subject) from error

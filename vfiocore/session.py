@@ -286,6 +286,7 @@ class Session:
                 plans.append(self._plan_device(device))
             except ConfigError as error:
                 problems += error.problems
+        problems += _named_twice(plans)
         if problems:
             raise ConfigError(problems)
         return plans
@@ -466,6 +467,18 @@ def _given(hook: str, plan: _Plan, result: T | None) -> T:
             f" must return its result, and a wrapper must return what it got"
         )
     return result
+
+
+def _named_twice(plans: list[_Plan]) -> Iterator[Problem]:
+    """A device opens once; the backends' kernels would say so in different words."""
+    seen: dict[str, DeviceConfig] = {}
+    for plan in plans:
+        if plan.target.device is None:
+            continue  # an fd does not tell
+        first = seen.setdefault(plan.target.device.path, plan.config)
+        if first is not plan.config:
+            message = f"{plan.target.name} is the device of {first.label} already"
+            yield Problem(plan.config.label, message, "name each device once")
 
 
 def _ram_discard_allowed(config: DeviceConfig, type_: DeviceType, target: DeviceTarget) -> bool:

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import warnings
+from typing import Any
 
 import click
 
@@ -48,6 +49,14 @@ class Commands(click.Group):
         found = _of_plugins(ctx).get(cmd_name)
         return None if found is None else _loaded(found)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; that its reader has gone is no failure (click makes it one)."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _stop_writing()
+            return ExitCode.OK
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List subcommands by their one-line help, without importing them."""
         rows = [*COMMANDS.items()]
@@ -88,13 +97,19 @@ def _run(arguments: list[str] | None, output: Output) -> int:
     except (KeyboardInterrupt, click.Abort):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader has had enough; what Python flushes at exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop_writing()
         return ExitCode.OK
     except (VfioError, OSError) as error:
         output.error(error)
         return exit_code_of(error)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _stop_writing() -> None:
+    """The reader has had enough; what Python flushes at exit must not complain either."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _of_plugins(ctx: click.Context) -> dict[str, list[Command]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vfiocore.cli.options import Request, on_host
-from vfiocore.cli.readiness import device_document, missing
+from vfiocore.cli.readiness import device_document, ready
 from vfiocore.sysfs import BUSES, list_devices
 
 
@@ -28,7 +28,7 @@ def command(request: Request, bus: tuple[str, ...]) -> None:
                 device.driver or "-",
                 "-" if device.group is None else str(device.group),
                 device.cdev or "-",
-                missing(host, device) or "yes",
+                ready(host, device),
             )
             for device in found
         ],

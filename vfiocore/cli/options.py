@@ -46,7 +46,9 @@ class Request:
     @property
     def config(self) -> Config:
         """The configuration, typed and complete; ConfigError with all that is wrong with it."""
-        return self.framework.validate(evolve(self.written, plugins=PluginFilter()), self.problems)
+        # Host and plugins are the framework's by now: --host comes before a file's host.
+        written = evolve(self.written, host=None, plugins=PluginFilter())
+        return self.framework.validate(written, self.problems)
 
     def open(self) -> Session:
         """The configuration as live devices."""

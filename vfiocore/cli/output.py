@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from attrs import define
@@ -63,9 +63,17 @@ class Output:
             self.note(line)
 
 
-def show_warning(message: Warning | str, *_where: object) -> None:
-    """Print a warning without the place in the code; a ``warnings.showwarning``."""
-    click.echo(f"vfiocore: warning: {message}", err=True)
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning without its place in the code; in place of ``warnings.showwarning``."""
+    del category, filename, lineno, line
+    click.echo(f"vfiocore: warning: {message}", err=file is None, file=file)
 
 
 def error_document(error: Exception) -> dict[str, Any]:

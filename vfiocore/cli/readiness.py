@@ -21,16 +21,22 @@ def missing(host: Host, device: HostDevice) -> str:
     """What a device needs before it can be used, in a few words; empty if nothing."""
     wanted = WANTED.get(device.bus, "its vfio driver")
     if device.driver is None:
-        return f"no: bind it to {wanted}"
+        return f"bind it to {wanted}"
     if not _on_vfio(device):
-        return f"no: {device.driver} has it, bind it to {wanted}"
+        return f"{device.driver} has it, bind it to {wanted}"
     if device.group is None:
-        return "no: not in an IOMMU group"
+        return "not in an IOMMU group"
     others = [other for other in group_devices(host, device.group) if _in_the_way(host, other)]
     if others:
         names = ", ".join(f"{other.name} ({other.driver})" for other in others)
-        return f"no: its group has {names}"
+        return f"its group has {names}"
     return ""
+
+
+def ready(host: Host, device: HostDevice) -> str:
+    """``yes``, or ``no`` and why."""
+    reason = missing(host, device)
+    return f"no: {reason}" if reason else "yes"
 
 
 def device_document(host: Host, device: HostDevice) -> dict[str, Any]:

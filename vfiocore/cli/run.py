@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from vfiocore.cli.options import Request, configured
 from vfiocore.cli.output import Output
 from vfiocore.device import Device
+from vfiocore.irq import Vector
 from vfiocore.session import Session
 
 
@@ -16,13 +18,37 @@ from vfiocore.session import Session
 @click.option("--once", is_flag=True, help="Report and take everything down again.")
 @configured
 def command(request: Request, once: bool) -> None:
-    """Open a configuration, report what was opened, and hold it until interrupted."""
+    """Open a configuration, report what was opened, and hold it until interrupted.
+
+    A device that the host wants back (its driver is being unbound) is taken down at once; when
+    the last one has gone, the command ends.
+    """
+    if not request.config.devices:
+        raise click.UsageError("nothing to run: name a device with -device or in a file (-c)")
     with request.open() as session:
         report(session, request.output)
-        if once:
-            return
-        request.output.text("held; interrupt to take everything down")
-        session.loop.run()
+        if not once:
+            hold(session, request.output)
+
+
+def hold(session: Session, output: Output) -> None:
+    """Keep the devices until interrupted; give back those that the host asks for."""
+    for device in session:
+        irq = device.request_irq()
+        if irq is not None:
+            (vector,) = irq.enable()
+            session.loop.add(vector.fileno(), partial(_give_back, session, output, device, vector))
+    output.text("held; interrupt to take everything down")
+    session.loop.run()
+
+
+def _give_back(session: Session, output: Output, device: Device, vector: Vector) -> None:
+    session.loop.remove(vector.fileno())
+    session.close_device(device.id)
+    output.note(f"{device.id} ({device.name}): the host wants it back, so it was taken down")
+    if not session.devices:
+        output.note("no device is left")
+        session.loop.stop()
 
 
 def report(session: Session, output: Output) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 
 import attrs
 import click
 
 from vfiocore.cli.options import Request, on_host
+from vfiocore.cli.readiness import device_document, ready
 from vfiocore.config.schema import Property, Schema
 from vfiocore.errors import DeviceNotFoundError
 from vfiocore.host import Host
@@ -18,33 +20,40 @@ from vfiocore.sysfs import BUSES, HostDevice, device_path, group_devices, read_d
 @click.argument("name")
 @on_host
 def command(request: Request, name: str) -> None:
-    """Show a device (0000:02:00.0, a UUID, a sysfs path) or a type (vfio-pci, iommufd)."""
+    """Show NAME: a device (0000:02:00.0, a UUID, a sysfs path) or a type (vfio-pci, iommufd)."""
     schema = request.framework.schema
     if name in schema.devices or name in schema.objects:
         _show_type(request, schema, name)
         return
     host = request.framework.make_host()
-    device = _find(host, name)
+    device = _find(host, schema, name)
     siblings = [] if device.group is None else group_devices(host, device.group)
     request.output.document(
         "device",
         host=host.name,
-        device=attrs.asdict(device),
-        group=[attrs.asdict(sibling) for sibling in siblings],
+        device=device_document(host, device),
+        group=[device_document(host, sibling) for sibling in siblings],
     )
-    for field, value in attrs.asdict(device).items():
+    facts = attrs.asdict(device) | {"ready": ready(host, device)}
+    for field, value in facts.items():
         request.output.text(f"{field:<8}{'-' if value is None else value}")
     for sibling in siblings:
-        request.output.text(f"{'':<8}in group {device.group}: {sibling.name} ({sibling.driver})")
+        driver = sibling.driver or "no driver"
+        request.output.text(f"{'':<8}in group {device.group}: {sibling.name} ({driver})")
 
 
-def _find(host: Host, name: str) -> HostDevice:
+def _find(host: Host, schema: Schema, name: str) -> HostDevice:
     paths = [name] if name.startswith("/") else [device_path(bus, name) for bus in BUSES]
     for path in paths:
         if host.exists(path):
             return read_device(host, path)
+    types = ", ".join(sorted([*schema.devices, *schema.objects]))
     raise DeviceNotFoundError(
-        2, "show", name, f"host {host.name} has no such device", "`vfiocore devices` lists them"
+        errno.ENOENT,
+        "show",
+        name,
+        f"host {host.name} has no such device, and no type is called so",
+        f"`vfiocore devices` lists devices; types are {types}",
     )
 
 

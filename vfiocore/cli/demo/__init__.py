@@ -15,12 +15,15 @@ from vfiocore.cli.options import Request, on_host
 from vfiocore.framework import Framework
 from vfiocore.host import Host
 from vfiocore.session import Session
+from vfiocore.sysfs import device_path, read_device
 
 AP_MATRIX = "/sys/bus/mdev/devices/6f6bd2a6-5b5c-4f0a-9d86-3f1b8b1c3a01"
 CCW_DISK = "/sys/bus/mdev/devices/7e270a25-e163-4922-af60-757fc8ed48c6"
 
-IOMMUFD = "-object iommufd,id=iommufd0 -device vfio-pci,id=edu,host=0000:02:00.0,iommufd=iommufd0"
-LEGACY = "-device vfio-pci,id=edu,host=0000:02:00.0"
+SIMULATED = "sim"
+CARD = "0000:02:00.0"
+IOMMUFD = f"-object iommufd,id=iommufd0 -device vfio-pci,id=edu,host={CARD},iommufd=iommufd0"
+LEGACY = f"-device vfio-pci,id=edu,host={CARD}"
 PASSED = (
     "-object iommufd,id=iommufd0,fd={iommufd} -device vfio-pci,id=edu,iommufd=iommufd0,fd={device}"
 )
@@ -92,9 +95,12 @@ def command(request: Request) -> None:
 
     What a device wrote through the simulated IOMMU is read back and compared.
     """
+    host = request.framework.make_host(request.host or SIMULATED)
+    if host.name != SIMULATED:
+        raise click.UsageError("the demo runs on the simulated host only: --host sim[:FILE]")
     start = time.perf_counter()
     scenarios = []
-    for scenario in _run(request.framework):
+    for scenario in _run(request.framework.on(host), host):
         scenarios.append(scenario)
         _print(request, scenario)
     seconds = time.perf_counter() - start
@@ -109,9 +115,7 @@ def command(request: Request) -> None:
     request.output.text("next: `vfiocore devices`, or `vfiocore devices --host sim`")
 
 
-def _run(framework: Framework) -> Iterator[Scenario]:
-    host = framework.make_host("sim")
-    framework = framework.on(host)
+def _run(framework: Framework, host: Host) -> Iterator[Scenario]:
     yield _play(framework, "the device on iommufd", IOMMUFD)
     yield _play_passed(framework, host)
     yield _play(framework, "without an iommufd object: group and container", LEGACY)
@@ -129,7 +133,7 @@ def _play_passed(framework: Framework, host: Host) -> Scenario:
     """Open both nodes as a management layer would, and pass them by number."""
     iommufd = host.open("/dev/iommu")
     try:
-        device = host.open("/dev/vfio/devices/vfio0")
+        device = host.open(f"/dev/vfio/devices/{read_device(host, device_path('pci', CARD)).cdev}")
         try:
             options = PASSED.format(iommufd=iommufd, device=device)
             return _play(framework, "both opened by somebody else and passed in", options)

@@ -23,7 +23,8 @@ def exercise(session: Session, matrix: Any) -> Moved:
         expect("the indicators", indicators.read(0, len(queues)), b"\x01" * len(queues))
         interrupts = _change(session, matrix)
         matrix.reset()
-    return Moved(f"{len(queues)} queues notified, matrix changed", len(queues), interrupts)
+    plural = "" if len(queues) == 1 else "s"
+    return Moved(f"{len(queues)} queue{plural} notified, matrix changed", len(queues), interrupts)
 
 
 def _change(session: Session, matrix: Any) -> int:

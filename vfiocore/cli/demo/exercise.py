@@ -28,5 +28,14 @@ class Moved:
 
 def expect(what: str, found: object, wanted: object) -> None:
     """Raise DemoFailed unless `found` is what was `wanted`."""
-    if found != wanted:
-        raise DemoFailed(f"{what}: {found!r} came back, {wanted!r} was expected")
+    if found == wanted:
+        return
+    if isinstance(found, bytes) and isinstance(wanted, bytes) and len(found) == len(wanted):
+        wrong = [
+            at for at, (is_, should) in enumerate(zip(found, wanted, strict=True)) if is_ != should
+        ]
+        raise DemoFailed(
+            f"{what}: {len(wrong)} of {len(wanted)} bytes came back wrong, the first at"
+            f" {wrong[0]:#x}: {found[wrong[0]]:#04x} instead of {wanted[wrong[0]]:#04x}"
+        )
+    raise DemoFailed(f"{what}: {found!r} came back, {wanted!r} was expected")

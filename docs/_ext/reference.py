@@ -1,0 +1,39 @@
+"""Directives that put the tables of `_ext.tables` and `_ext.faults` into a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sphinx.util.docutils import SphinxDirective
+
+from _ext import faults, tables
+
+if TYPE_CHECKING:
+    from docutils.nodes import Node
+    from sphinx.application import Sphinx
+
+SOURCES: dict[str, Callable[[], str]] = {
+    "exceptions": tables.exceptions,
+    "exit-codes": tables.exit_codes,
+    "command-options": tables.command_options,
+    "properties": tables.properties,
+    "property-types": tables.property_types,
+    "mistakes": faults.mistakes,
+    "refusals": faults.refusals,
+}
+
+
+def _directive(source: Callable[[], str]) -> type[SphinxDirective]:
+    class Generated(SphinxDirective):
+        def run(self) -> list[Node]:
+            return self.parse_text_to_nodes(source(), allow_section_headings=True)
+
+    return Generated
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Make each source a directive of its name."""
+    for name, source in SOURCES.items():
+        app.add_directive(name, _directive(source))
+    return {"parallel_read_safe": True}
