@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +23,8 @@ from vfiocore.host import MAP_SHARED, PROT_READ, PROT_WRITE
 from vfiocore.uapi import vfio
 
 if TYPE_CHECKING:
+    import mmap
+
     from vfiocore.host import Host
 
 REPLY_LIMIT = 1 << 20

@@ -19,6 +19,11 @@ BUSES = ("pci", "platform", "mdev")
 
 GROUPS = "/sys/kernel/iommu_groups"
 
+HARMLESS_DRIVERS = frozenset({"pci-stub", "pcieport"})
+"""They leave DMA to user space (``driver_managed_dma``), so a group stays viable with them."""
+
+BRIDGE_CLASS = "0x0604"
+
 
 @frozen
 class HostDevice:
@@ -39,6 +44,15 @@ class HostDevice:
     driver: str | None
     group: int | None
     cdev: str | None
+
+    @property
+    def on_vfio(self) -> bool:
+        """True if a VFIO driver has it, as far as sysfs tells.
+
+        Since Linux 6.1 the VFIO core makes ``vfio-dev/vfioN`` for whatever driver registers with
+        it; before, a name has to do (vfio-pci, mlx5_vfio_pci).
+        """
+        return self.cdev is not None or "vfio" in (self.driver or "")
 
     @property
     def is_mdev(self) -> bool:
@@ -86,6 +100,14 @@ def group_devices(host: Host, group: int) -> list[HostDevice]:
     return _read_devices(host, root)
 
 
+def in_the_way(host: Host, group: int) -> list[HostDevice]:
+    """The devices of a group that keep it from user space: host drivers use DMA for them.
+
+    Devices of VFIO drivers and without a driver do not, nor do bridges.
+    """
+    return [device for device in group_devices(host, group) if _on_host_driver(host, device)]
+
+
 def device_number(host: Host, device: HostDevice) -> tuple[int, int]:
     """The (major, minor) of a device's VFIO cdev, from ``vfio-dev/vfioN/dev``.
 
@@ -116,6 +138,12 @@ def read_text(host: Host, path: str) -> str | None:
         return host.read_file(path).decode(errors="replace").strip()
     except OSError:
         return None
+
+
+def _on_host_driver(host: Host, device: HostDevice) -> bool:
+    if device.driver is None or device.driver in HARMLESS_DRIVERS or device.on_vfio:
+        return False
+    return not (read_text(host, f"{device.path}/class") or "").startswith(BRIDGE_CLASS)
 
 
 def _read_devices(host: Host, root: str) -> list[HostDevice]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sphinx.util.docutils import SphinxDirective
 
 from _ext import faults, tables
 
 if TYPE_CHECKING:
-    from docutils.nodes import Node
     from sphinx.application import Sphinx
 
 SOURCES: dict[str, Callable[[], str]] = {
@@ -26,7 +25,7 @@ SOURCES: dict[str, Callable[[], str]] = {
 
 def _directive(source: Callable[[], str]) -> type[SphinxDirective]:
     class Generated(SphinxDirective):
-        def run(self) -> list[Node]:
+        def run(self) -> list[Any]:
             return self.parse_text_to_nodes(source(), allow_section_headings=True)
 
     return Generated

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -87,10 +88,8 @@ def test_whatever_bytes_the_kernel_answers_are_facts_or_malformed(reply: bytes) 
 
     host.answers[vfio.VFIO_DEVICE_GET_REGION_INFO] = answer
     access = DeviceAccess(host=host, fd=-1, name="dev")
-    try:
+    with contextlib.suppress(MalformedReplyError):
         assert access.region_info(3).index == 3
-    except MalformedReplyError:
-        pass
 
 
 def test_a_region_is_described(host: ScriptedHost, access: DeviceAccess) -> None:

@@ -9,7 +9,7 @@ import socket
 import struct
 import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,13 @@ def test_every_fd_is_close_on_exec(linux: LinuxHost, tmp_path: Path, make: str) 
     (tmp_path / "file").write_bytes(b"x")
     original = os.open(tmp_path / "file", os.O_RDONLY)
     os.set_inheritable(original, True)
-    made = {
+    ways: dict[str, Callable[[], int]] = {
         "open": lambda: linux.open(str(tmp_path / "file")),
         "dup": lambda: linux.dup(original),
         "memfd": lambda: linux.memfd("x", 16),
         "eventfd": linux.eventfd,
-    }[make]()
+    }
+    made = ways[make]()
     assert fcntl.fcntl(made, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     os.close(made)
     os.close(original)
@@ -201,7 +202,11 @@ def test_an_ioctl_has_its_buffer_before_and_after(
 def test_a_structure_is_traced_as_its_bytes(
     host: ScriptedHost, traced: TraceHost, sink: io.StringIO
 ) -> None:
-    host.answers[vfio.VFIO_DEVICE_GET_IRQ_INFO] = lambda arg: setattr(arg, "count", 5) or 0
+    def answer(arg: vfio.vfio_irq_info) -> int:
+        arg.count = 5
+        return 0
+
+    host.answers[vfio.VFIO_DEVICE_GET_IRQ_INFO] = answer
     info = vfio.vfio_irq_info(argsz=16)
     traced.ioctl(3, vfio.VFIO_DEVICE_GET_IRQ_INFO, info)
     (line,) = lines(sink)

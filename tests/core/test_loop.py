@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -73,7 +73,12 @@ def test_a_call_from_another_thread_runs_on_the_loops_thread(loop: EventLoop) ->
     where: list[int] = []
     thread = running(loop)
     done = threading.Event()
-    loop.call(lambda: (where.append(threading.get_ident()), done.set()))
+
+    def call() -> None:
+        where.append(threading.get_ident())
+        done.set()
+
+    loop.call(call)
     assert done.wait(5)
     assert where == [thread.ident]
     loop.stop()
@@ -125,7 +130,12 @@ def test_a_handler_that_is_added_while_the_loop_waits_is_watched(
     thread = running(loop)
     time.sleep(0.02)
     done = threading.Event()
-    loop.add(event, lambda: (os.read(event, 8), done.set()))
+
+    def handler() -> None:
+        os.read(event, 8)
+        done.set()
+
+    loop.add(event, handler)
     os.write(event, EVENTFD_ONE)
     assert done.wait(5)
     loop.stop()
@@ -195,11 +205,12 @@ def test_a_loop_that_is_not_used_opens_nothing(loop: EventLoop, host: ScriptedHo
 def test_a_closed_loop_does_nothing_more(loop: EventLoop, event: int) -> None:
     loop.call(lambda: None)
     loop.close()
-    for use in (
+    uses: list[Callable[[], object]] = [
         lambda: loop.add(event, lambda: None),
         lambda: loop.call(lambda: None),
         lambda: loop.run_once(0),
         loop.run,
-    ):
+    ]
+    for use in uses:
         with pytest.raises(ClosedError):
             use()

@@ -97,10 +97,12 @@ def backend_hooks(record: list[str] | None = None) -> dict[str, Callable[..., An
     }
 
 
-def a_backend(name: str = "acme", **more: Callable[..., Any]) -> types.ModuleType:
+def a_backend(
+    name: str = "acme", record: list[str] | None = None, **more: Callable[..., Any]
+) -> types.ModuleType:
     hooks = {
         "vfio_register_backends": lambda: [Backend(name=name, help="a backend")],
-        **backend_hooks(),
+        **backend_hooks(record),
         **more,
     }
     return plugin(**hooks)
@@ -339,7 +341,7 @@ def test_a_broken_plugin_leaves_no_hook_behind(install: Install) -> None:
     )
     record: list[str] = []
     with pytest.warns(VfioWarning):
-        plugins = PluginSet([a_backend(**backend_hooks(record))], autoload=True)
+        plugins = PluginSet([a_backend(record=record)], autoload=True)
     plugins.hooks("acme").dma_map(None, [])  # type: ignore[arg-type]
     assert record == ["backend"]
 
@@ -359,17 +361,19 @@ def test_hooks_are_resolved_once() -> None:
 
 def test_a_hook_may_leave_out_parameters() -> None:
     seen: list[object] = []
-    module = a_backend(vfio_close_device=lambda device: seen.append(device))
+
+    def note(device: object) -> None:
+        seen.append(device)
+
+    module = a_backend(vfio_close_device=note)
     PluginSet([module], autoload=False).hooks("acme").close_device("attachment", "device")  # type: ignore[arg-type]
     assert seen == ["device"]
 
 
 def test_hooks_go_to_the_backend_that_was_named_and_to_no_other() -> None:
-    first, second = [], []  # type: ignore[var-annotated]
-    plugins = PluginSet(
-        [a_backend("one", **backend_hooks(first)), a_backend("two", **backend_hooks(second))],
-        autoload=False,
-    )
+    first: list[str] = []
+    second: list[str] = []
+    plugins = PluginSet([a_backend("one", first), a_backend("two", second)], autoload=False)
     plugins.hooks("two").dma_map(None, [])  # type: ignore[arg-type]
     assert (first, second) == ([], ["backend"])
 
@@ -390,7 +394,7 @@ def test_wrappers_of_any_plugin_stay_in_the_path_outermost_last_registered() -> 
     plugins = PluginSet(
         [
             wrapper(record, "first"),
-            a_backend(**backend_hooks(record)),
+            a_backend(record=record),
             wrapper(record, "second"),
         ],
         autoload=False,
@@ -433,7 +437,7 @@ def test_a_backend_that_lacks_a_hook_is_broken() -> None:
 
 def test_two_sets_in_one_process_do_not_meet() -> None:
     record: list[str] = []
-    module = a_backend(**backend_hooks(record))
+    module = a_backend(record=record)
     wrapped = PluginSet([module, wrapper(record, "w")], autoload=False)
     plain = PluginSet([module], autoload=False)
     plain.hooks("acme").dma_map(None, [])  # type: ignore[arg-type]

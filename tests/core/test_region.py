@@ -196,7 +196,7 @@ def test_a_mapping_that_fails_half_way_leaves_nothing_mapped(
     access: DeviceAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     region = region_of(access, offset=0, capabilities=(sparse((0, PAGE), (PAGE, PAGE)),))
-    made = []
+    made: list[Any] = []
     real = ScriptedHost.mmap
 
     def mmap(self: ScriptedHost, *args: Any, **kwargs: Any) -> Any:
@@ -299,7 +299,7 @@ def test_nothing_works_after_the_device_is_closed(access: DeviceAccess) -> None:
         lambda: region.write32(0, 1),
         lambda: region.read(0, 1),
         lambda: region.write(0, b"a"),
-        lambda: region.view(),
+        region.view,
         region.map,
     ):
         with pytest.raises(ClosedError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import warnings
 
@@ -30,7 +31,7 @@ def test_guest_memory_is_reached_at_its_address(way: Way, kind: str, host: SimHo
 
 
 def test_guest_memory_may_be_readonly(way: Way, host: SimHost) -> None:
-    words = "-object memory-backend-ram,id=rom0,size=4K,addr=1M,readonly=on"
+    words = "-object memory-backend-ram,id=rom0,size=64K,addr=1M,readonly=on"
     with way.open(EDU, first=words) as session, session["edu"].enable() as card:
         edu.store(card, 0x100000, b"no")
         assert edu.fetch(card, 0x100000, 2) == b"\0\0"
@@ -53,7 +54,7 @@ def test_a_buffer_keeps_clear_of_guest_memory(way: Way) -> None:
     with way.open(EDU, first="-object memory-backend-ram,id=ram0,size=16M") as session:
         assert session.dma_alloc(4096).iova >= 16 << 20
         with pytest.raises(DmaOverlapError):
-            session.dma_alloc(4096, iova=0x1000)
+            session.dma_alloc(4096, iova=0)
 
 
 def test_an_address_that_was_asked_for_is_the_one_devices_use(way: Way) -> None:
@@ -73,6 +74,13 @@ def test_iommufd_maps_a_memfd_by_file(iommufd: Way, host: SimHost) -> None:
 
 
 # -- peer to peer ----------------------------------------------------------------------------------
+whole_pages = pytest.mark.skipif(
+    edu.BUFFER_SIZE % mmap.PAGESIZE != 0,
+    reason="the card's buffer is no whole page of this machine, so that nothing of it can be mapped",
+)
+
+
+@whole_pages
 def test_a_card_writes_into_the_bar_of_another(legacy: Way, host: SimHost) -> None:
     data = os.urandom(256)
     with legacy.open(EDU, OTHER_EDU) as session:
@@ -88,6 +96,7 @@ def test_a_card_writes_into_the_bar_of_another(legacy: Way, host: SimHost) -> No
     assert [fault.iova for fault in host.faults] == [peer.iova + edu.BUFFER]
 
 
+@whole_pages
 def test_a_bar_leaves_the_address_space_before_it_is_unmapped(legacy: Way, host: SimHost) -> None:
     with legacy.open(EDU, OTHER_EDU) as session:
         taker = session["other"]
@@ -104,6 +113,7 @@ def test_a_bar_leaves_the_address_space_before_it_is_unmapped(legacy: Way, host:
     assert unmap < munmap < names.index(f"close device {OTHER_EDU.name}")
 
 
+@whole_pages
 def test_that_a_bar_cannot_be_shown_is_a_fact_told_once(iommufd: Way) -> None:
     with iommufd.open(EDU, OTHER_EDU) as session:
         taker = session["other"]
@@ -118,6 +128,7 @@ def test_that_a_bar_cannot_be_shown_is_a_fact_told_once(iommufd: Way) -> None:
         assert "p2p DMA is unsupported" in str(caught[0].message)
 
 
+@whole_pages
 def test_a_bar_is_shown_by_the_containers_that_can(host: SimHost) -> None:
     words = (
         "-object iommufd,id=iommufd0"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 import click
 
 from vfiocore.cli.options import Request, configured
@@ -19,4 +21,9 @@ def command(request: Request) -> None:
     request.output.document("check", ok=True, items=lines)
     for line in lines:
         request.output.text(line)
-    request.output.text(f"ok: {len(config.objects)} objects, {len(config.devices)} devices")
+    objects, devices = _count(config.objects, "object"), _count(config.devices, "device")
+    request.output.text(f"ok: {objects}, {devices}")
+
+
+def _count(items: Sized, noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"

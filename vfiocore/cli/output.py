@@ -122,4 +122,5 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    # What stands in brackets is text of ours, not rich's markup.
+    Console(markup=False, emoji=False, highlight=False).print(table)

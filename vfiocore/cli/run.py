@@ -10,6 +10,7 @@ import click
 from vfiocore.cli.options import Request, configured
 from vfiocore.cli.output import Output
 from vfiocore.device import Device
+from vfiocore.errors import ConfigError, Problem
 from vfiocore.irq import Vector
 from vfiocore.session import Session
 
@@ -24,7 +25,8 @@ def command(request: Request, once: bool) -> None:
     the last one has gone, the command ends.
     """
     if not request.config.devices:
-        raise click.UsageError("nothing to run: name a device with -device or in a file (-c)")
+        hint = "name one with -device, or in a file with -c"
+        raise ConfigError([Problem("run", "there is no device to run", hint)])
     with request.open() as session:
         report(session, request.output)
         if not once:

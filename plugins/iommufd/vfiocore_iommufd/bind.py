@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from vfiocore.container import DeviceTarget
     from vfiocore.host import Host
     from vfiocore.registration import ContextRequest
-    from vfiocore.sysfs import HostDevice
     from vfiocore.undo import UndoStack
     from vfiocore_iommufd.cdev import Cdev
     from vfiocore_iommufd.hwpt import HwInfo, Hwpt
@@ -127,9 +126,9 @@ def _explained(error: OSError, host: Host, fd: int, target: DeviceTarget) -> Ker
 def _not_permitted(error: OSError, host: Host, target: DeviceTarget) -> KernelError:
     """EPERM: a host driver in the group, another owner of the group, or unsafe interrupts."""
     group = None if target.device is None else target.device.group
-    in_the_way = [] if group is None else _host_driven(host, group)
-    if in_the_way:
-        drivers = ", ".join(f"{device.name} ({device.driver})" for device in in_the_way)
+    others = [] if group is None else sysfs.in_the_way(host, group)
+    if others:
+        drivers = ", ".join(f"{device.name} ({device.driver})" for device in others)
         return GroupNotViableError(
             errno.EPERM,
             BIND,
@@ -144,22 +143,6 @@ def _not_permitted(error: OSError, host: Host, target: DeviceTarget) -> KernelEr
         hint="a device of its IOMMU group is in use through another iommufd or container,"
         " or the machine does not isolate interrupts (iommufd.allow_unsafe_interrupts=1 accepts it)",
     )
-
-
-def _host_driven(host: Host, group: int) -> list[HostDevice]:
-    """The devices of a group whose drivers use the kernel's DMA.
-
-    Those of vfio, pci-stub and pcieport leave it to the user (driver_managed_dma), and so does a
-    device without a driver.
-    """
-    managed = ("pci-stub", "pcieport")
-    return [
-        device
-        for device in sysfs.group_devices(host, group)
-        if device.driver
-        and device.driver not in managed
-        and "vfio" not in device.driver  # vfio-pci, mlx5_vfio_pci, vfio-platform
-    ]
 
 
 def _invalid(error: OSError, host: Host, fd: int, target: DeviceTarget) -> KernelError:

@@ -6,16 +6,12 @@ import errno
 from typing import TYPE_CHECKING
 
 from vfiocore.errors import GroupNotViableError, HostUnsupportedError
-from vfiocore.sysfs import group_devices, read_text
+from vfiocore.sysfs import in_the_way
 
 if TYPE_CHECKING:
     from vfiocore.container import DeviceTarget
     from vfiocore.host import Host
     from vfiocore.sysfs import HostDevice
-
-# They leave DMA to user space (driver_managed_dma), so the group stays viable.
-HARMLESS_DRIVERS = frozenset({"pci-stub", "pcieport"})
-BRIDGE_CLASS = "0x0604"
 
 
 def group_of(target: DeviceTarget) -> int:
@@ -45,7 +41,7 @@ def not_viable(host: Host, group: int) -> GroupNotViableError:
 
     EPERM is what VFIO_GROUP_SET_CONTAINER and BIND_IOMMUFD answer for such a group.
     """
-    others = [device for device in group_devices(host, group) if _in_the_way(host, device)]
+    others = in_the_way(host, group)
     names = ", ".join(f"{device.name} ({device.driver})" for device in others)
     return GroupNotViableError(
         errno.EPERM,
@@ -93,16 +89,4 @@ def _driver_may_be_vfio(device: HostDevice) -> bool:
     if device.driver is None:
         return False
     # Names of mediated drivers follow no rule (kvmgt is intel_vgpu_mdev): the kernel will tell.
-    return _driver_is_vfio(device) or device.is_mdev
-
-
-def _driver_is_vfio(device: HostDevice) -> bool:
-    # Variant drivers are called mlx5_vfio_pci and the like; since Linux 6.1 the VFIO core also
-    # makes vfio-dev/vfioN for every device it has, with or without cdevs.
-    return device.cdev is not None or "vfio" in (device.driver or "")
-
-
-def _in_the_way(host: Host, device: HostDevice) -> bool:
-    if device.driver is None or device.driver in HARMLESS_DRIVERS or _driver_is_vfio(device):
-        return False
-    return not (read_text(host, f"{device.path}/class") or "").startswith(BRIDGE_CLASS)
+    return device.on_vfio or device.is_mdev

@@ -261,7 +261,10 @@ class SimHost:
             with self._lock:
                 del self._mappings[key]
                 del self._machine.memory.registers[key]
-                self._call(f"munmap {file}", str(file), file.drop)
+                try:
+                    self._call(f"munmap {file}", str(file), lambda: None)
+                finally:
+                    file.drop()
 
         mapping.on_unmap = unmapped
 

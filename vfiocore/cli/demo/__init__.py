@@ -12,6 +12,7 @@ from attrs import asdict, define, frozen
 from vfiocore.cli.demo import ap, ccw, edu, nvme, timer
 from vfiocore.cli.demo.exercise import Moved
 from vfiocore.cli.options import Request, on_host
+from vfiocore.errors import ConfigError, Problem
 from vfiocore.framework import Framework
 from vfiocore.host import Host
 from vfiocore.session import Session
@@ -97,7 +98,8 @@ def command(request: Request) -> None:
     """
     host = request.framework.make_host(request.host or SIMULATED)
     if host.name != SIMULATED:
-        raise click.UsageError("the demo runs on the simulated host only: --host sim[:FILE]")
+        message = f"the demo runs on the simulated host, not on {host.name}"
+        raise ConfigError([Problem("--host", message, "give --host sim[:FILE], or leave it out")])
     start = time.perf_counter()
     scenarios = []
     for scenario in _run(request.framework.on(host), host):

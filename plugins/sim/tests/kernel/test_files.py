@@ -123,6 +123,16 @@ def test_a_mapping_keeps_the_device_open(kernel: Any, device: int) -> None:
     assert kernel.host.live_mappings() == []
 
 
+def test_an_unmapping_that_is_made_to_fail_keeps_nothing_open(kernel: Any, device: int) -> None:
+    mapping = kernel.host.mmap(device, PAGE, **SHARED)
+    kernel.host.fail("munmap device 0000:01:00.0", errno.EINVAL)
+    with pytest.raises(OSError, match="Invalid argument"):
+        mapping.close()
+    kernel.close(device)
+    assert kernel.host.live_mappings() == []
+    assert kernel.device("0000:01:00.0").diary == ["open", "close"]
+
+
 @pytest.mark.parametrize("how", ["with", "collected", "closed twice"])
 def test_every_way_to_unmap_is_noticed_once(kernel: Any, device: int, how: str) -> None:
     mapping = kernel.host.mmap(device, PAGE, **SHARED)
