@@ -12,7 +12,9 @@ that registered it, and every wrapper (``@hookimpl(wrapper=True)``) that any plu
 hook runs too, outermost last registered. Callers are resolved once per framework. Apart from
 registration, hooks run under the session's lock, on whichever thread made the call.
 
-An implementation may leave out parameters that it does not need.
+An implementation may leave out parameters that it does not need. A wrapper returns what its ``yield``
+gave it. Registration hooks cannot be wrapped, and in a plugin that registers no backend the others
+have to be wrappers: they would never run otherwise, so the plugin is refused.
 """
 
 from __future__ import annotations

@@ -101,9 +101,8 @@ class EventLoop:
             wake, self._wake = self._wake, None
             if wake is None:
                 return
-            self.host.write(
-                wake, EVENTFD_ONE
-            )  # a poll that is under way keeps the file, and returns
+            # A poll that is under way keeps the file, and returns.
+            self.host.write(wake, EVENTFD_ONE)
             self.host.close(wake)
 
     # ----------------------------------------------------------------------------------------

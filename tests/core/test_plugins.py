@@ -288,7 +288,9 @@ def broken(**hooks: Callable[..., Any]) -> str:
 
 
 def test_a_misspelt_hook_is_refused() -> None:
-    assert "vfio_registr_backends" in broken(vfio_registr_backends=lambda: ())
+    assert "unknown hook 'vfio_registr_backends'" in broken(vfio_registr_backends=lambda: ())
+    with pytest.raises(BrokenPluginError, match="unknown hook 'vfio_dma_mop'"):
+        PluginSet([a_backend(vfio_dma_mop=lambda container: None)], autoload=False)
 
 
 def test_a_hook_with_a_parameter_that_does_not_exist_is_refused() -> None:

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 
+from vfiocore.address_space import VfioAddressSpace
 from vfiocore.container import NO_CAPABILITY, Capability
 from vfiocore.errors import (
     BrokenPluginError,
@@ -36,6 +37,21 @@ SECOND = "0000:03:00.0"
 @pytest.fixture
 def toy() -> Toy:
     return Toy()
+
+
+def free(lock: threading.RLock) -> bool:
+    """Whether another thread could take the lock."""
+    taken: list[bool] = []
+
+    def attempt() -> None:
+        taken.append(lock.acquire(blocking=False))
+        if taken[0]:
+            lock.release()
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return taken[0]
 
 
 def open_fds() -> set[str]:
@@ -561,17 +577,43 @@ def test_a_closed_session_gives_no_memory_and_shows_no_bar(toy: Toy) -> None:
         session["one"]
 
 
+def test_a_buffers_memory_outlives_what_devices_can_reach_of_it(toy: Toy) -> None:
+    alive: list[bool] = []
+
+    class Probe:
+        @hookimpl(wrapper=True)
+        def vfio_dma_unmap(self, container: object) -> object:
+            alive.append(not buffer.closed)
+            return (yield)
+
+    framework = type(toy.framework())([toy, Probe()], autoload=False, host=SimHost())
+    with framework.open(ONE) as session:
+        buffer = session.dma_alloc(PAGE)
+    assert alive == [True]
+
+
+def test_an_address_is_chosen_and_taken_without_another_thread_in_between(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with toy.open(ONE) as session:
+        real, seen = VfioAddressSpace.allocate, []
+
+        def allocate(*args: object, **kwargs: object) -> int:
+            seen.append(free(session.lock))
+            return real(*args, **kwargs)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(VfioAddressSpace, "allocate", allocate)
+        session.dma_alloc(PAGE)
+        assert seen == [False]
+
+
 def test_hooks_run_under_the_sessions_lock(toy: Toy) -> None:
     seen: list[bool] = []
 
     class Probe:
         @hookimpl(wrapper=True)
         def vfio_dma_map(self, container: object) -> object:
-            thread = threading.Thread(
-                target=lambda: seen.append(session.lock.acquire(blocking=False))
-            )
-            thread.start()
-            thread.join()
+            seen.append(free(session.lock))
             return (yield)
 
     framework = type(toy.framework())([toy, Probe()], autoload=False, host=SimHost())
