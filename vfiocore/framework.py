@@ -21,8 +21,9 @@ from vfiocore.errors import BrokenPluginError, ConfigError, PluginError, Problem
 from vfiocore.fds import FdTable
 from vfiocore.host import LinuxHost
 from vfiocore.memory.backends import MEMORY_BACKENDS
+from vfiocore.plan import LEGACY
 from vfiocore.plugins import PluginSet
-from vfiocore.session import LEGACY, Session
+from vfiocore.session import Session
 
 if TYPE_CHECKING:
     from vfiocore.host import Host

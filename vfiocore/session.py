@@ -2,68 +2,47 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from vfiocore import log
 from vfiocore.address_space import VfioAddressSpace
-from vfiocore.container import Attachment, Container, DeviceTarget
+from vfiocore.container import Attachment, Container
 from vfiocore.errors import (
     BrokenPluginError,
     ClosedError,
-    ConfigError,
-    DeviceNotFoundError,
-    HostUnsupportedError,
-    Problem,
     kernel_error,
 )
 from vfiocore.kvm import KvmLink
 from vfiocore.loop import EventLoop
-from vfiocore.memory.backends import MEMORY_BACKENDS, make_ram, memory_problems
+from vfiocore.memory.backends import MEMORY_BACKENDS, make_ram
 from vfiocore.memory.buffer import DmaBuffer
 from vfiocore.memory.mapping import Access, DmaMapping
 from vfiocore.memory.space import AddressSpace
 from vfiocore.peer import PeerMapping, share_region
+from vfiocore.plan import DevicePlan, Planner
 from vfiocore.registration import (
     BackendObject,
     ContextRequest,
     DeviceSetup,
     ObjectRequest,
 )
-from vfiocore.sysfs import device_path, read_device
 from vfiocore.undo import UndoStack, run_all
 
 if TYPE_CHECKING:
     from vfiocore.config.model import Config
-    from vfiocore.config.model import Device as DeviceConfig
     from vfiocore.config.model import Object as ObjectConfig
     from vfiocore.device import Device
     from vfiocore.fds import FdTable
     from vfiocore.host import Host
     from vfiocore.plugins import BackendHooks, PluginSet
     from vfiocore.region import Region
-    from vfiocore.registration import Backend, DeviceType
 
 T = TypeVar("T")
-
-LEGACY = "legacy"
-"""The backend of a device that links to no object."""
-
-
-@frozen
-class _Plan:
-    """A device about to be opened."""
-
-    config: DeviceConfig
-    type: DeviceType
-    backend: Backend
-    target: DeviceTarget
-    ram_discard_allowed: bool
 
 
 @define(eq=False)
@@ -267,7 +246,7 @@ class Session:
 
     # -- opening -----------------------------------------------------------------------------
     def _open(self, config: Config) -> None:
-        plans = self._plan(config)
+        plans = Planner(self.host, self._plugins, self._fds, config).plan()
         for object_config in config.objects:
             self._make_object(object_config)
         self._kvm = self._kvm_link(plans)
@@ -276,79 +255,6 @@ class Session:
         self._undo.push(self._close_devices)
         for plan in plans:
             self._open_device(plan)
-
-    def _plan(self, config: Config) -> list[_Plan]:
-        """Look at everything before anything is opened, so that all problems show at once."""
-        problems = list(memory_problems(config.objects))
-        plans: list[_Plan] = []
-        for device in config.devices:
-            try:
-                plans.append(self._plan_device(device))
-            except ConfigError as error:
-                problems += error.problems
-        problems += _named_twice(plans)
-        if problems:
-            raise ConfigError(problems)
-        return plans
-
-    def _plan_device(self, config: DeviceConfig) -> _Plan:
-        type_ = self._plugins.device_type(config.type)
-        backend = self._plugins.backend(config.backend or LEGACY)
-        self._check_nodes(backend, config)
-        target = self._target(config, type_)
-        return _Plan(config, type_, backend, target, _ram_discard_allowed(config, type_, target))
-
-    def _target(self, config: DeviceConfig, type_: DeviceType) -> DeviceTarget:
-        options = config.properties
-        reference = options.get("fd")
-        fd = None if reference is None else self._fds.resolve(reference, config.at("fd"))
-        path = options.get("sysfsdev")
-        key = "sysfsdev" if path else "host"
-        if path is None and options.get("host") is not None:
-            path = device_path(type_.bus, str(options["host"]))
-        token = options.get("vf-token")
-        if path is None and fd is None:
-            raise ConfigError([Problem(config.label, "no host device is selected", "give host=")])
-        if path is None:
-            return DeviceTarget(f"VFIO_FD{fd}", None, fd, token)
-        try:
-            device = read_device(self.host, path)
-        except DeviceNotFoundError:
-            raise ConfigError(
-                [
-                    Problem(
-                        config.at(key),
-                        f"there is no {path} on host {self.host.name}",
-                        "`vfiocore devices` lists what there is",
-                    )
-                ]
-            ) from None
-        if type_.always_mdev and not device.is_mdev:
-            raise ConfigError(
-                [
-                    Problem(
-                        config.at(key), f"{path} is no mediated device", f"{type_.name} needs one"
-                    )
-                ]
-            )
-        return DeviceTarget(device.name, device, fd, token)
-
-    def _check_nodes(self, backend: Backend, config: DeviceConfig) -> None:
-        """Say clearly that the machine has no VFIO, rather than that one file is missing."""
-        link = config.properties.get(backend.name) if config.backend else None
-        linked = [item.properties for item in self.config.objects if item.id == link]
-        if any(properties.get("fd") is not None for properties in (config.properties, *linked)):
-            return  # somebody else has opened them
-        missing = [node for node in backend.nodes if not self.host.exists(node)]
-        if missing:
-            ways = [backend.advice, "go on with the simulated host: --host sim"]
-            raise HostUnsupportedError(
-                errno.ENOENT,
-                "open",
-                f"host {self.host.name}",
-                f"the {backend.name} backend needs {' and '.join(missing)}, missing here",
-                "; or ".join(filter(None, ways)),
-            )
 
     def _make_object(self, config: ObjectConfig) -> None:
         if config.type in MEMORY_BACKENDS:
@@ -367,7 +273,7 @@ class Session:
         self._undo.push(made.close)
         self._objects[config.id] = made
 
-    def _open_device(self, plan: _Plan) -> None:
+    def _open_device(self, plan: DevicePlan) -> None:
         config, hooks = plan.config, self._plugins.hooks(plan.backend.name)
         undo = UndoStack()
         with undo:
@@ -394,7 +300,7 @@ class Session:
         self._devices[device.id] = _Live(device, undo)
         log.info("device.opened", device=device.name, id=device.id, container=container.label)
 
-    def _request(self, plan: _Plan) -> ContextRequest:
+    def _request(self, plan: DevicePlan) -> ContextRequest:
         link = plan.config.properties.get(plan.backend.name) if plan.config.backend else None
         backend_object = None if link is None else self._objects[link]
         return ContextRequest(
@@ -411,7 +317,7 @@ class Session:
             if container.backend == backend and container.backend_object is backend_object:
                 yield container
 
-    def _kvm_link(self, plans: list[_Plan]) -> KvmLink | None:
+    def _kvm_link(self, plans: list[DevicePlan]) -> KvmLink | None:
         """The embedder's, or one of our own where a device does not open without."""
         if self._kvm_fd is not None:
             return KvmLink(self.host, self._kvm_fd)
@@ -460,48 +366,10 @@ class Session:
             raise ClosedError("the session is closed")
 
 
-def _given(hook: str, plan: _Plan, result: T | None) -> T:
+def _given(hook: str, plan: DevicePlan, result: T | None) -> T:
     if result is None:
         raise BrokenPluginError(
             f"{hook} of backend {plan.backend.name!r} gave nothing: the plugin that implements it"
             f" must return its result, and a wrapper must return what it got"
         )
     return result
-
-
-def _named_twice(plans: list[_Plan]) -> Iterator[Problem]:
-    """A device opens once; the backends' kernels would say so in different words."""
-    seen: dict[str, DeviceConfig] = {}
-    for plan in plans:
-        if plan.target.device is None:
-            continue  # an fd does not tell
-        first = seen.setdefault(plan.target.device.path, plan.config)
-        if first is not plan.config:
-            message = f"{plan.target.name} is the device of {first.label} already"
-            yield Problem(plan.config.label, message, "name each device once")
-
-
-def _ram_discard_allowed(config: DeviceConfig, type_: DeviceType, target: DeviceTarget) -> bool:
-    """The rule for taking memory from under a device: mdevs that pin by themselves, on request.
-
-    Raises:
-        ConfigError: ``x-balloon-allowed`` for what is not, or cannot be seen to be, an mdev.
-    """
-    if type_.always_mdev:
-        return True
-    wanted = bool(config.properties.get("x-balloon-allowed"))
-    if wanted and not target.is_mdev:
-        blind = target.device is None
-        raise ConfigError(
-            [
-                Problem(
-                    config.at("x-balloon-allowed"),
-                    f"vfio {target.name}: x-balloon-allowed only potentially compatible with"
-                    " mdev devices",
-                    "a passed fd does not tell the kind of device: give sysfsdev= too"
-                    if blind
-                    else None,
-                )
-            ]
-        )
-    return wanted

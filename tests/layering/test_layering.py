@@ -31,7 +31,7 @@ LAYERS = (
         "reset",
     },
     {"hookspecs", "plugins", "registration"},
-    {"framework", "session", ""},  # and the package itself, which names the front door
+    {"framework", "plan", "session", ""},  # and the package itself, which names the front door
     {"cli", "testing"},
 )
 """What may use what: each layer those before it, and itself."""
