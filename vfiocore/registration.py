@@ -48,11 +48,13 @@ class ObjectRequest:
         host: The host of the session.
         config: The object as configured; its properties are typed and complete.
         fd: The fd for its ``fd=`` property, resolved from number or name; never closed by us.
+        siblings: The backend's objects that the session has already, oldest first.
     """
 
     host: Host
     config: ObjectConfig
     fd: int | None = None
+    siblings: tuple[BackendObject, ...] = ()
 
 
 @frozen(kw_only=True)

@@ -268,7 +268,13 @@ class Session:
             return
         reference = config.properties.get("fd")
         fd = None if reference is None else self._fds.resolve(reference, config.at("fd"))
-        request = ObjectRequest(host=self.host, config=config, fd=fd)
+        siblings = [item for item in self.config.objects if item.type == config.type]
+        request = ObjectRequest(
+            host=self.host,
+            config=config,
+            fd=fd,
+            siblings=tuple(self._objects[s.id] for s in siblings if s.id in self._objects),
+        )
         made = backend.make_object(request)
         self._undo.push(made.close)
         self._objects[config.id] = made

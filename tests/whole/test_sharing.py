@@ -51,6 +51,25 @@ def test_two_iommufds_stand_side_by_side_and_pin_memory_twice(iommufd: Way, host
             assert edu.fetch(second, memory.iova, 21) == b"from one to the other"
 
 
+def test_two_iommufds_with_one_passed_fd_pin_memory_once(iommufd: Way, host: SimHost) -> None:
+    fd = host.open("/dev/iommu")
+    words = (
+        f"-object iommufd,id=iommufd0,fd={fd} -object iommufd,id=iommufd1,fd={fd}"
+        f" -device vfio-pci,id=edu,host={EDU.name},iommufd=iommufd0"
+        f" -device vfio-pci,id=other,host={OTHER_EDU.name},iommufd=iommufd1"
+    )
+    with iommufd.framework.open(words) as session:
+        first, second = session["edu"], session["other"]
+        assert first.container is not second.container
+        with first.enable(), second.enable():
+            memory = session.dma_alloc(4096)
+            assert host.pinned_bytes == memory.length
+            edu.store(first, memory.iova, b"from one to the other")
+            assert edu.fetch(second, memory.iova, 21) == b"from one to the other"
+    host.close(fd)
+    assert left_behind(host) == NOTHING
+
+
 def test_both_backends_serve_one_session(host: SimHost) -> None:
     words = (
         "-object iommufd,id=iommufd0"

@@ -107,9 +107,12 @@ class Rig:
     _buffers: list[mmap.mmap] = field(factory=list)
 
     # -- configuration -------------------------------------------------------------------------
-    def iommufd(self, id_: str = "iommufd0", fd: int | None = None) -> Iommufd:
+    def iommufd(
+        self, id_: str = "iommufd0", fd: int | None = None, siblings: tuple[Iommufd, ...] = ()
+    ) -> Iommufd:
         if id_ not in self._objects:
-            request = ObjectRequest(host=self.host, config=Object("iommufd", id_), fd=fd)
+            config = Object("iommufd", id_)
+            request = ObjectRequest(host=self.host, config=config, fd=fd, siblings=siblings)
             self._objects[id_] = plugin.make_object(request)
         return self._objects[id_]
 

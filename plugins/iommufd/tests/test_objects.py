@@ -77,6 +77,27 @@ def test_two_objects_do_not_meet(rig: Any, host: Any) -> None:
     assert host.pinned_bytes == 2 * mapping.size
 
 
+def test_two_objects_with_one_passed_fd_pin_memory_once(rig: Any, host: Any) -> None:
+    fd = host.open("/dev/iommu")
+    first = rig.iommufd("one", fd=fd)
+    one = rig.open(CARD, iommufd=first)
+    two = rig.open(OTHER, iommufd=rig.iommufd("two", fd=fd, siblings=(first,)))
+    assert one.container is not two.container
+    mapping = rig.mapping(0x10000)
+    one.container.dma_map([mapping])
+    two.container.dma_map([mapping])
+    assert host.call_names()[-1] == "ioctl IOMMU_IOAS_COPY"
+    assert host.pinned_bytes == mapping.size
+    one.container.dma_unmap([(mapping.iova, mapping.size)])
+    host.device(OTHER).dma.write(mapping.iova, b"still there")
+
+
+def test_two_objects_with_different_passed_fds_do_not_meet(rig: Any, host: Any) -> None:
+    first = rig.iommufd("one", fd=host.open("/dev/iommu"))
+    second = rig.iommufd("two", fd=host.open("/dev/iommu"), siblings=(first,))
+    assert first.containers is not second.containers
+
+
 def test_without_iommufd_in_the_kernel_the_way_on_is_told(make_rig: Any) -> None:
     rig = make_rig(without={"iommufd"})
     with pytest.raises(HostUnsupportedError, match=r"modprobe iommufd.*--host sim"):

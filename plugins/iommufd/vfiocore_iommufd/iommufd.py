@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from attrs import define, field
@@ -27,7 +28,8 @@ class Iommufd(BackendObject):
 
     Attributes:
         passed_fd: An opened /dev/iommu from elsewhere; never closed here.
-        containers: The live IOASes of this object, oldest first; they can share pinned memory.
+        containers: The live IOASes of this context, oldest first; they can share pinned memory.
+            Objects that were passed the same fd have them in common.
     """
 
     passed_fd: int | None = None
@@ -108,7 +110,20 @@ def make_iommufd(request: ObjectRequest) -> Iommufd:
     id_ = request.config.id or "iommufd"
     if request.fd is not None:
         _check_is_iommufd(request.host, request.fd, id_)
-    return Iommufd(id=id_, host=request.host, passed_fd=request.fd)
+    made = Iommufd(id=id_, host=request.host, passed_fd=request.fd)
+    if request.fd is not None:
+        made.containers = _containers_behind(request.fd, request.siblings, made.containers)
+    return made
+
+
+def _containers_behind(
+    fd: int, objects: Iterable[BackendObject], otherwise: list[IommufdContainer]
+) -> list[IommufdContainer]:
+    """The IOASes of the object that was passed the same fd: the context, and its ids, are one."""
+    for other in objects:
+        if isinstance(other, Iommufd) and other.passed_fd == fd:
+            return other.containers
+    return otherwise
 
 
 def _open(host: Host) -> int:
@@ -117,7 +132,7 @@ def _open(host: Host) -> int:
         return host.open(NODE)
     except OSError as error:
         hint = (
-            "load the module (modprobe iommufd; Linux 6.2 with CONFIG_IOMMUFD), use the legacy"
+            "load the module (modprobe iommufd; Linux 6.6 with CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV), use the legacy"
             " backend (no iommufd=), or go on with the simulated host: --host sim"
             if error.errno in absent
             else "the user needs read and write permission on the node"
