@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import define, evolve, field
 
 from vfiocore.container import Capability
-from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError
+from vfiocore.errors import DmaError, DmaLimitError, DmaNotMappedError, DmaOverlapError
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
 from vfiocore.memory.mapping import DmaMapping
 from vfiocore.memory.ranges import FULL_RANGE, IovaRange, intersect, subtract
-from vfiocore.memory.table import MappingTable
+from vfiocore.memory.table import MappingTable, Overlap
 from vfiocore.undo import UndoStack, run_all
 
 if TYPE_CHECKING:
@@ -105,13 +105,18 @@ class VfioAddressSpace:
             DmaError: as `Container.dma_map` fails; DmaOverlapError (EEXIST) also where no
                 container shows what is there.
         """
-        with self.lock, UndoStack() as undo:
-            for container in self.containers:
-                container.dma_map(batch)
-                undo.push(container.dma_unmap, [(m.iova, m.size) for m in batch])
-            for index, mapping in enumerate(batch):
-                self._enter(self.mappings, mapping, index)
-                undo.push(self.mappings.remove, mapping)
+        with self.lock:
+            done = 0
+            try:
+                for container in self.containers:
+                    container.dma_map(batch)
+                    done += 1
+                self._enter(batch)
+            except BaseException as error:
+                ranges = [(mapping.iova, mapping.size) for mapping in batch]
+                steps = [partial(c.dma_unmap, ranges) for c in self.containers[:done]]
+                _take_back(reversed(steps), error)
+                raise
 
     def unmap(self, batch: Batch) -> None:
         """Unmap a batch from every container, all or none; each as it was mapped.
@@ -121,15 +126,21 @@ class VfioAddressSpace:
             DmaError: as `Container.dma_unmap` fails.
         """
         ranges = [(mapping.iova, mapping.size) for mapping in batch]
-        with self.lock, UndoStack() as undo:
+        with self.lock:
             for index, mapping in enumerate(batch):
                 self._check_mapped(mapping, index)
-            for container in self.containers:
-                container.dma_unmap(ranges)
-                undo.push(container.dma_map, batch)
-            for mapping in batch:
-                self.mappings.remove(mapping)
-                self._allocator.freed(mapping.iova)
+            done = 0
+            try:
+                for container in self.containers:
+                    container.dma_unmap(ranges)
+                    done += 1
+            except BaseException as error:
+                steps = [partial(c.dma_map, batch) for c in self.containers[:done]]
+                _take_back(reversed(steps), error)
+                raise
+            self.mappings.discard(batch)
+            if batch:
+                self._allocator.freed(min(mapping.iova for mapping in batch))
 
     def show_bar(self, bar: DmaMapping) -> tuple[Container, ...]:
         """Map a BAR of a device in every container that can; those that cannot are returned.
@@ -142,7 +153,10 @@ class VfioAddressSpace:
             for container in able:
                 container.dma_map([bar])
                 undo.push(container.dma_unmap, [(bar.iova, bar.size)])
-            self._enter(self.bars, bar, 0)
+            there = self.overlapping(bar.iova, bar.size)
+            if there is not None:
+                raise _overlap(f"the BAR at {bar} overlaps {there}", 0)
+            self.bars.add(bar)
         return tuple(unable)
 
     def hide_bar(self, bar: DmaMapping) -> None:
@@ -255,22 +269,39 @@ class VfioAddressSpace:
         parts = ((mapping.iova, head), (shown.last + 1, tail))
         return {part: f"a part of a page of {page:#x}" for part in parts if part[1]}
 
-    def _enter(self, table: MappingTable, mapping: DmaMapping, index: int) -> None:
-        there = self.overlapping(mapping.iova, mapping.size)
-        if there is None:
-            table.add(mapping)
-            return
-        error = DmaOverlapError(
-            errno.EEXIST, "dma_map", "address space", f"{mapping} overlaps {there}"
-        )
-        error.index = index
-        raise error
+    def _enter(self, batch: Batch) -> None:
+        """Enter what the containers have taken; without any, this is the only check there is."""
+        if self.bars:
+            for index, mapping in enumerate(batch):
+                bar = self.bars.overlapping(mapping.iova, mapping.size)
+                if bar is not None:
+                    raise _overlap(f"{mapping} overlaps the BAR at {bar}", index)
+        try:
+            self.mappings.extend(batch)
+        except Overlap as overlap:
+            raise _overlap(str(overlap), overlap.index) from None
 
     def _check_mapped(self, mapping: DmaMapping, index: int) -> None:
-        if self.mappings.overlapping(mapping.iova, mapping.size) == mapping:
+        there = self.mappings.exactly(mapping.iova, mapping.size)
+        if there is mapping or there == mapping:
             return
         error = DmaNotMappedError(
             errno.ENOENT, "dma_unmap", "address space", f"{mapping} is not mapped"
         )
         error.index = index
         raise error
+
+
+def _overlap(text: str, index: int) -> DmaOverlapError:
+    error = DmaOverlapError(errno.EEXIST, "dma_map", "address space", text)
+    error.index = index
+    return error
+
+
+def _take_back(steps: Iterable[Callable[[], None]], error: BaseException) -> None:
+    """Undo in other containers what one refused; what cannot be undone is noted in `error`."""
+    for step in steps:
+        try:
+            step()
+        except DmaError as second:
+            error.add_note(f"while undoing: {second}")

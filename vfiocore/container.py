@@ -27,7 +27,7 @@ from vfiocore.errors import (
 )
 from vfiocore.memory.mapping import DmaMapping
 from vfiocore.memory.ranges import IovaRange
-from vfiocore.memory.table import MappingCut, MappingTable, NothingMapped
+from vfiocore.memory.table import MappingCut, MappingTable, NothingMapped, Overlap
 
 if TYPE_CHECKING:
     import uuid
@@ -151,12 +151,18 @@ class Container:
         with self.lock:
             if self.closed or self._map is None:
                 raise ClosedError(f"{self.label} is closed")
-            self._check_entries(batch)
-            self._reserve(batch)
+            limit, mappings = self.max_mappings, self.mappings
+            if limit is not None and len(mappings) + len(batch) > limit:
+                raise self._no_entries(limit, batch)
+            self._check(batch)
+            try:
+                mappings.extend(batch)
+            except Overlap as overlap:
+                raise self._overlap(batch, overlap.index) from None
             try:
                 self._map(self, batch)
             except BaseException:
-                self._forget(batch)
+                mappings.discard(batch)
                 raise
 
     def dma_unmap(self, ranges: Sequence[tuple[int, int]]) -> None:
@@ -184,7 +190,7 @@ class Container:
                     index for index, (iova, size) in enumerate(ranges) if 0 <= failed - iova < size
                 )
                 raise
-            self._forget(batch)
+            self.mappings.discard(batch)
 
     def unmap_all(self) -> None:
         """Unmap whatever is mapped."""
@@ -194,59 +200,80 @@ class Container:
             self.dma_unmap([(mapping.iova, mapping.size) for mapping in self.mappings])
 
     # -- checks ------------------------------------------------------------------------------
-    def _check_entries(self, batch: Batch) -> None:
-        if self.max_mappings is None or len(self.mappings) + len(batch) <= self.max_mappings:
-            return
+    def _check(self, batch: Batch) -> None:
+        """What the kernel would refuse is refused here, with reasons.
+
+        The hot path: one loop, and no call for a mapping that is in the range of the one before.
+        """
+        low, high = 0, ADDRESS_LIMIT
+        if self.iova_ranges:
+            first = self.iova_ranges[0]
+            low, high = first.start, first.last + 1
+        bits = 0
+        for index, mapping in enumerate(batch):
+            iova, size = mapping.iova, mapping.size
+            bits |= iova | size | mapping.vaddr
+            if not low <= iova < iova + size <= high:
+                low, high = self._range_of(mapping, index)
+        mask = (self.page_sizes & -self.page_sizes) - 1
+        if bits & mask:
+            index = next(i for i, m in enumerate(batch) if (m.iova | m.size | m.vaddr) & mask)
+            raise self._misaligned(batch[index], index)
+
+    def _range_of(self, mapping: DmaMapping, index: int) -> tuple[int, int]:
+        """The start and end of the range that a mapping is in."""
+        iova, size = mapping.iova, mapping.size
+        if size <= 0:
+            raise self._misaligned(mapping, index)
+        if iova < 0 or iova + size > ADDRESS_LIMIT:
+            reason = "the range leaves the 64-bit space"
+            raise self._refused(DmaRangeError, errno.EOVERFLOW, mapping, index, reason)
+        for usable in self.iova_ranges:
+            if usable.covers(iova, size):
+                return usable.start, usable.last + 1
+        allowed = ", ".join(map(str, self.iova_ranges))
+        reason = f"outside the usable ranges {allowed}"
+        raise self._refused(DmaRangeError, errno.EINVAL, mapping, index, reason)
+
+    def _misaligned(self, mapping: DmaMapping, index: int) -> DmaError:
+        reason = (
+            f"addresses and size must be multiples of {self.page_size:#x} bytes, and size not 0"
+        )
+        return self._refused(DmaAlignmentError, errno.EINVAL, mapping, index, reason)
+
+    def _no_entries(self, limit: int, batch: Batch) -> DmaError:
         error = DmaLimitError(
             errno.ENOSPC,
             "dma_map",
             self.label,
-            f"{len(self.mappings)} of {self.max_mappings} mapping entries are in use,"
+            f"{len(self.mappings)} of {limit} mapping entries are in use,"
             f" {len(batch)} more are wanted",
             "map fewer, larger ranges, or raise vfio_iommu_type1.dma_entry_limit",
         )
-        error.index = max(self.max_mappings - len(self.mappings), 0)
-        raise error
+        error.index = max(limit - len(self.mappings), 0)
+        return error
 
-    def _reserve(self, batch: Batch) -> None:
-        """Check each item and enter it into the table; take all out again if one is wrong."""
-        mask = self.page_size - 1
-        for index, mapping in enumerate(batch):
-            try:
-                self._check(mapping, mask)
-                self.mappings.add(mapping)
-            except (DmaError, ValueError) as error:
-                self._forget(batch[:index])
-                failure = error if isinstance(error, DmaError) else self._overlap(mapping)
-                failure.index = index
-                raise failure from None
-
-    def _check(self, mapping: DmaMapping, mask: int) -> None:
-        iova, size = mapping.iova, mapping.size
-        if size <= 0 or (iova | size | mapping.vaddr) & mask:
-            raise self._refused(
-                DmaAlignmentError,
-                errno.EINVAL,
-                mapping,
-                f"addresses and size must be multiples of {mask + 1:#x} bytes, and size not 0",
-            )
-        if iova < 0 or iova + size > ADDRESS_LIMIT:
-            raise self._refused(
-                DmaRangeError, errno.EOVERFLOW, mapping, "the range leaves the 64-bit space"
-            )
-        ranges = self.iova_ranges
-        if ranges and not any(usable.covers(iova, size) for usable in ranges):
-            allowed = ", ".join(map(str, ranges))
-            raise self._refused(
-                DmaRangeError, errno.EINVAL, mapping, f"outside the usable ranges {allowed}"
-            )
-
-    def _overlap(self, mapping: DmaMapping) -> DmaError:
+    def _overlap(self, batch: Batch, index: int) -> DmaError:
+        mapping = batch[index]
         other = self.mappings.overlapping(mapping.iova, mapping.size)
-        there = "" if other is None else f"iova {other.iova:#x} size {other.size:#x} is mapped"
-        return self._refused(DmaOverlapError, errno.EEXIST, mapping, there)
+        there = (
+            "another of the batch is there"
+            if other is None
+            else f"iova {other.iova:#x} size {other.size:#x} is mapped"
+        )
+        return self._refused(DmaOverlapError, errno.EEXIST, mapping, index, there)
 
     def _inside(self, ranges: Sequence[tuple[int, int]]) -> list[DmaMapping]:
+        mappings = self.mappings
+        exact = [mappings.exactly(iova, size) for iova, size in ranges]
+        batch = [mapping for mapping in exact if mapping is not None]
+        if len(batch) < len(exact):
+            batch = self._covered(ranges)
+        if len(batch) > 1:
+            self._check_apart(batch)
+        return batch
+
+    def _covered(self, ranges: Sequence[tuple[int, int]]) -> list[DmaMapping]:
         batch: list[DmaMapping] = []
         for index, (iova, size) in enumerate(ranges):
             where = f"iova {iova:#x} size {size:#x}"
@@ -270,15 +297,26 @@ class Container:
             raise error
         return batch
 
-    def _forget(self, batch: Batch) -> None:
+    def _check_apart(self, batch: Batch) -> None:
+        """No mapping may be named by two ranges of one call: it is gone after the first."""
+        seen: set[int] = set()
         for mapping in batch:
-            self.mappings.remove(mapping)
+            if mapping.iova in seen:
+                raise DmaNotMappedError(
+                    errno.ENOENT,
+                    "dma_unmap",
+                    self.label,
+                    f"the mapping at iova {mapping.iova:#x} is in two ranges of one call",
+                )
+            seen.add(mapping.iova)
 
     def _refused(
-        self, kind: type[DmaError], number: int, mapping: DmaMapping, reason: str
+        self, kind: type[DmaError], number: int, mapping: DmaMapping, index: int, reason: str
     ) -> DmaError:
         where = f"iova {mapping.iova:#x} size {mapping.size:#x} vaddr {mapping.vaddr:#x}"
-        return kind(number, "dma_map", self.label, f"{where}: {reason}")
+        error = kind(number, "dma_map", self.label, f"{where}: {reason}")
+        error.index = index
+        return error
 
 
 def for_each(
@@ -289,14 +327,16 @@ def for_each(
     For backends whose kernel interface takes one range a call. An error of an `undo` is added to
     the first error as a note: the caller must hear what went wrong first.
     """
-    for index, mapping in enumerate(batch):
-        try:
+    done = 0
+    try:
+        for mapping in batch:
             do(mapping)
-        except BaseException as error:
-            if isinstance(error, DmaError):
-                error.index = index
-            _undo(batch[:index], undo, error)
-            raise
+            done += 1
+    except BaseException as error:
+        if isinstance(error, DmaError):
+            error.index = done
+        _undo(batch[:done], undo, error)
+        raise
 
 
 def _undo(batch: Batch, undo: Callable[[DmaMapping], None], error: BaseException) -> None:

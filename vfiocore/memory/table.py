@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import is_
 
 from vfiocore.memory._vaddr import VaddrIndex
 from vfiocore.memory.mapping import DmaMapping
@@ -21,53 +22,100 @@ class MappingCut(LookupError):  # noqa: N818 - reads as the fact it is
         super().__init__(f"the range cuts the mapping {mapping}")
 
 
+class Overlap(ValueError):  # noqa: N818 - reads as the fact it is
+    """A mapping shares bytes with one that is there.
+
+    Attributes:
+        index: Which of the batch it is.
+    """
+
+    def __init__(self, mapping: DmaMapping, there: DmaMapping, index: int = 0) -> None:
+        self.index = index
+        super().__init__(f"{mapping} overlaps {there}")
+
+
 class MappingTable:
     """Mappings that do not overlap, sorted by IOVA.
 
-    Every lookup is one bisection, O(log n); adding and removing also move part of one list of
-    addresses (8 bytes an entry: 60,000 mappings, as many as the kernel's default entry limit
-    allows a container, fit a processor's cache).
+    Every lookup is one bisection, O(log n); adding and removing also move part of two lists
+    (8 bytes an entry each: 60,000 mappings, as many as the kernel's default entry limit allows a
+    container, fit a processor's cache). A batch that begins behind everything, in order, is
+    appended as one.
     """
 
     def __init__(self) -> None:
         self._starts: list[int] = []
-        self._at: dict[int, DmaMapping] = {}
-        self._bytes = 0
+        self._items: list[DmaMapping] = []
         # Made when first asked for, kept up to date from then on: few containers are asked.
         self._by_vaddr: VaddrIndex | None = None
 
     @property
     def bytes(self) -> int:
-        """The number of bytes that are mapped."""
-        return self._bytes
+        """The number of bytes that are mapped; O(n)."""
+        return sum(mapping.size for mapping in self._items)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __iter__(self) -> Iterator[DmaMapping]:
         """The mappings by rising IOVA; the table must not change meanwhile."""
-        return map(self._at.__getitem__, self._starts)
+        return iter(self._items)
 
     def add(self, mapping: DmaMapping) -> None:
         """Enter a mapping.
 
         Raises:
-            ValueError: It overlaps one that is there, or has no bytes.
+            Overlap: It overlaps one that is there.
+            ValueError: It has no bytes.
         """
         iova, size = mapping.iova, mapping.size
         if size <= 0:
             raise ValueError(f"a mapping of {size} bytes at {iova:#x}")
-        starts = self._starts
-        index = bisect_right(starts, iova + size - 1)
+        index = bisect_right(self._starts, iova + size - 1)
         if index:
-            before = self._at[starts[index - 1]]
+            before = self._items[index - 1]
             if before.iova + before.size > iova:
-                raise ValueError(f"{mapping} overlaps {before}")
-        starts.insert(index, iova)
-        self._at[iova] = mapping
-        self._bytes += size
+                raise Overlap(mapping, before)
+        self._starts.insert(index, iova)
+        self._items.insert(index, mapping)
         if self._by_vaddr is not None:
             self._by_vaddr.add(mapping)
+
+    def extend(self, batch: Sequence[DmaMapping]) -> None:
+        """Enter a batch, all or none.
+
+        Raises:
+            Overlap: One overlaps another, of the batch or in the table; its ``index`` says which.
+            ValueError: One has no bytes.
+        """
+        if len(batch) > 1 and self._by_vaddr is None and self._is_behind(batch):
+            self._starts += [mapping.iova for mapping in batch]
+            self._items += batch
+            return
+        for index, mapping in enumerate(batch):
+            try:
+                self.add(mapping)
+            except ValueError as error:
+                for entered in batch[:index]:
+                    self.remove(entered)
+                if isinstance(error, Overlap):
+                    error.index = index
+                raise
+
+    def _is_behind(self, batch: Sequence[DmaMapping]) -> bool:
+        """True if a batch is in order and begins behind all that is there."""
+        end = 0
+        if self._items:
+            last = self._items[-1]
+            end = last.iova + last.size
+        for mapping in batch:
+            iova = mapping.iova
+            if iova < end:
+                return False
+            end = iova + mapping.size
+            if end <= iova:
+                return False
+        return True
 
     def remove(self, mapping: DmaMapping) -> None:
         """Take out a mapping.
@@ -75,21 +123,31 @@ class MappingTable:
         Raises:
             NothingMapped: The table does not have this very mapping.
         """
-        iova = mapping.iova
-        there = self._at.get(iova)
+        index = bisect_left(self._starts, mapping.iova)
+        there = self._items[index] if index < len(self._items) else None
         if there is not mapping and there != mapping:
             raise NothingMapped(f"{mapping} is not mapped")
-        del self._starts[bisect_left(self._starts, iova)]
-        del self._at[iova]
-        self._bytes -= mapping.size
+        del self._starts[index]
+        del self._items[index]
         if self._by_vaddr is not None:
             self._by_vaddr.remove(mapping)
+
+    def discard(self, batch: Sequence[DmaMapping]) -> None:
+        """Take out a batch; everything at once if it is all there is.
+
+        Raises:
+            NothingMapped: The table does not have one of them; those before it are gone.
+        """
+        if len(batch) == len(self._items) and all(map(is_, batch, self._items)):
+            self.clear()
+            return
+        for mapping in batch:
+            self.remove(mapping)
 
     def clear(self) -> None:
         """Take out all."""
         self._starts.clear()
-        self._at.clear()
-        self._bytes = 0
+        self._items.clear()
         self._by_vaddr = None
 
     def overlapping(self, iova: int, size: int) -> DmaMapping | None:
@@ -97,8 +155,16 @@ class MappingTable:
         index = bisect_right(self._starts, iova + size - 1)
         if not index:
             return None
-        mapping = self._at[self._starts[index - 1]]
+        mapping = self._items[index - 1]
         return mapping if mapping.iova + mapping.size > iova else None
+
+    def exactly(self, iova: int, size: int) -> DmaMapping | None:
+        """The mapping of just this range, if there is one."""
+        index = bisect_left(self._starts, iova)
+        if index == len(self._items):
+            return None
+        mapping = self._items[index]
+        return mapping if mapping.iova == iova and mapping.size == size else None
 
     def covered_by(self, iova: int, size: int) -> list[DmaMapping]:
         """The mappings inside the `size` bytes at `iova`, by rising IOVA; gaps do not matter.
@@ -112,10 +178,10 @@ class MappingTable:
         end = iova + size
         first = bisect_left(starts, iova)
         if first:
-            before = self._at[starts[first - 1]]
+            before = self._items[first - 1]
             if before.iova + before.size > iova and size > 0:
                 raise MappingCut(before)
-        inside = [self._at[start] for start in starts[first : bisect_left(starts, end, first)]]
+        inside = self._items[first : bisect_left(starts, end, first)]
         if not inside:
             raise NothingMapped(f"nothing is mapped at {iova:#x}-{end - 1:#x}")
         if inside[-1].iova + inside[-1].size > end:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import struct
 from typing import TYPE_CHECKING
 
 from attrs import define, field
@@ -32,6 +33,10 @@ _FLAGS = {
 }
 _EVERYTHING = 2**64 - 1
 
+# struct is twice as fast as ctypes here. The simulated host reads the bytes as the layout.
+_MAP_SIZE = ctypes.sizeof(uapi.iommu_ioas_map)
+_pack_map = struct.Struct("=4I3Q").pack_into
+
 
 @define(eq=False)
 class IoasMapper:
@@ -41,9 +46,10 @@ class IoasMapper:
     """
 
     container: IommufdContainer
-    _ioctl: Callable[[int, int, ctypes.Structure], int] = field(init=False, repr=False)
+    _ioctl: Callable[[int, int, ctypes.Structure | bytearray], int] = field(init=False, repr=False)
     _fd: int = field(init=False)
-    _map: uapi.iommu_ioas_map = field(init=False, repr=False)
+    _ioas_id: int = field(init=False)
+    _map: bytearray = field(init=False, repr=False)
     _map_file: uapi.iommu_ioas_map_file = field(init=False, repr=False)
     _copy: uapi.iommu_ioas_copy = field(init=False, repr=False)
     _unmap: uapi.iommu_ioas_unmap = field(init=False, repr=False)
@@ -52,7 +58,8 @@ class IoasMapper:
         ioas_id = self.container.ioas_id
         self._ioctl = self.container.host.ioctl
         self._fd = self.container.iommufd.fd
-        self._map = uapi.iommu_ioas_map(size=ctypes.sizeof(uapi.iommu_ioas_map), ioas_id=ioas_id)
+        self._ioas_id = ioas_id
+        self._map = bytearray(_MAP_SIZE)
         self._map_file = uapi.iommu_ioas_map_file(
             size=ctypes.sizeof(uapi.iommu_ioas_map_file), ioas_id=ioas_id
         )
@@ -88,11 +95,11 @@ class IoasMapper:
         if mapping.fd is not None and iommufd.maps_files:
             self._map_by_file(mapping, mapping.fd)
             return
-        arg = self._map
-        arg.flags = _flags(mapping)
-        arg.user_va = mapping.vaddr
-        arg.length = mapping.size
-        arg.iova = mapping.iova
+        access = mapping.access
+        # Identity first: hashing an enum costs as much as the rest.
+        flags = _READ_WRITE if access is Access.READ_WRITE else _FLAGS[access]
+        arg, iova = self._map, mapping.iova
+        _pack_map(arg, 0, _MAP_SIZE, flags, self._ioas_id, 0, mapping.vaddr, mapping.size, iova)
         try:
             self._ioctl(self._fd, uapi.IOMMU_IOAS_MAP, arg)
         except OSError as error:
@@ -178,9 +185,7 @@ class IoasMapper:
 
 
 def _flags(mapping: DmaMapping) -> int:
-    access = mapping.access
-    # Identity first: hashing an enum costs as much as the rest of the call's preparation.
-    return _READ_WRITE if access is Access.READ_WRITE else _FLAGS[access]
+    return _FLAGS[mapping.access]
 
 
 def _iova_in(other: IommufdContainer, mapping: DmaMapping) -> int | None:

@@ -55,8 +55,9 @@ class ShortHost(SimHost):
     def ioctl(self, fd: int, request: int, arg: IoctlArgument = 0) -> int:
         result = super().ioctl(fd, request, arg)
         if request == vfio.VFIO_IOMMU_UNMAP_DMA and self.unmapped is not None:
-            assert isinstance(arg, vfio.vfio_iommu_type1_dma_unmap)
-            arg.size, self.unmapped = self.unmapped, None
+            assert isinstance(arg, bytearray)
+            answer = vfio.vfio_iommu_type1_dma_unmap.from_buffer(arg)
+            answer.size, self.unmapped = self.unmapped, None
         return result
 
 

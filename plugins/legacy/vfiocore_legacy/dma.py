@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attrs import define, field
@@ -42,12 +44,13 @@ UNMAP_KINDS: dict[int, type[DmaError]] = {
 }
 
 
-def _map_struct() -> vfio.vfio_iommu_type1_dma_map:
-    return vfio.vfio_iommu_type1_dma_map(argsz=ctypes.sizeof(vfio.vfio_iommu_type1_dma_map))
-
-
-def _unmap_struct() -> vfio.vfio_iommu_type1_dma_unmap:
-    return vfio.vfio_iommu_type1_dma_unmap(argsz=ctypes.sizeof(vfio.vfio_iommu_type1_dma_unmap))
+# struct is twice as fast as ctypes here. The simulated host reads the bytes as the layouts.
+_MAP_SIZE = ctypes.sizeof(vfio.vfio_iommu_type1_dma_map)
+_UNMAP_SIZE = ctypes.sizeof(vfio.vfio_iommu_type1_dma_unmap)
+_UNMAPPED = vfio.vfio_iommu_type1_dma_unmap.size.offset
+_pack_map = struct.Struct("=2I3Q").pack_into
+_pack_unmap = struct.Struct("=2I2Q").pack_into
+_unpack_size = struct.Struct("=Q").unpack_from
 
 
 @define(eq=False)
@@ -67,25 +70,28 @@ class Type1Dma:
     container: Container = field(repr=False)
     fd: int
     can_unmap_all: bool = False
-    _map_arg: vfio.vfio_iommu_type1_dma_map = field(factory=_map_struct, init=False, repr=False)
-    _unmap_arg: vfio.vfio_iommu_type1_dma_unmap = field(
-        factory=_unmap_struct, init=False, repr=False
-    )
+    _ioctl: Callable[[int, int, bytearray], int] = field(init=False, repr=False)
+    _map_arg: bytearray = field(factory=lambda: bytearray(_MAP_SIZE), init=False, repr=False)
+    _unmap_arg: bytearray = field(factory=lambda: bytearray(_UNMAP_SIZE), init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ioctl = self.container.host.ioctl
 
     def map(self, mapping: DmaMapping) -> None:
         """VFIO_IOMMU_MAP_DMA; raises DmaError.
 
         Type1 maps by process address: a mapping's memory file is not looked at.
         """
-        arg = self._map_arg
-        arg.flags = mapping.access.value  # the values of VFIO_DMA_MAP_FLAG_READ and _WRITE
-        arg.vaddr = mapping.vaddr
-        arg.iova = mapping.iova
-        arg.size = mapping.size
+        # The values of Access are those of VFIO_DMA_MAP_FLAG_READ and _WRITE; `value` is a
+        # property, which costs as much as the rest of this.
+        flags, iova, size = mapping.access._value_, mapping.iova, mapping.size
+        _pack_map(self._map_arg, 0, _MAP_SIZE, flags, mapping.vaddr, iova, size)
         try:
-            self._issue_map(mapping)
+            self._ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, self._map_arg)
         except OSError as error:
-            raise self._map_failed(error, mapping) from error
+            if error.errno != errno.EBUSY:
+                raise self._map_failed(error, mapping) from error
+            self._clear_and_map(mapping)
 
     def unmap(self, mapping: DmaMapping) -> None:
         """VFIO_IOMMU_UNMAP_DMA for exactly the range of a mapping; raises DmaError."""
@@ -104,26 +110,25 @@ class Type1Dma:
             for_each(batch, self.unmap, self.map)
 
     # ----------------------------------------------------------------------------------------
-    def _issue_map(self, mapping: DmaMapping) -> None:
-        ioctl = self.container.host.ioctl
+    def _clear_and_map(self, mapping: DmaMapping) -> None:
+        """Try EBUSY once more.
+
+        The IOMMU driver found something in its page table that type1 does not know of (QEMU met it
+        with the VGA ROM), so the range is cleared first.
+        """
         try:
-            ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, self._map_arg)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            # The IOMMU driver found something in its page table that type1 does not know of
-            # (QEMU met it with the VGA ROM): clear the range and try once more.
             self._issue_unmap(0, mapping.iova, mapping.size)
-            ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, self._map_arg)
+            self._ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, self._map_arg)
+        except OSError as error:
+            raise self._map_failed(error, mapping) from error
 
     def _issue_unmap(self, flags: int, iova: int, size: int) -> int:
         """The number of bytes that the kernel unmapped."""
         arg = self._unmap_arg
-        arg.flags = flags
-        arg.iova = iova
-        arg.size = size
-        self.container.host.ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, arg)
-        return int(arg.size)
+        _pack_unmap(arg, 0, _UNMAP_SIZE, flags, iova, size)
+        self._ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, arg)
+        unmapped: int = _unpack_size(arg, _UNMAPPED)[0]
+        return unmapped
 
     def _is_everything(self, batch: Batch) -> bool:
         mappings = self.container.mappings
