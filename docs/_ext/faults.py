@@ -147,7 +147,7 @@ REFUSALS = (
     ),
     Refusal("VFIO_DEVICE_RESET", "EINVAL EAGAIN ENOTTY", lambda s: _device(s).reset(), IOMMUFD),
     Refusal("pread", "EIO", lambda s: _device(s).bars[0].read32(0), IOMMUFD),
-    Refusal("mmap", "EINVAL EPERM", lambda s: _device(s).bars[0].map(), IOMMUFD),
+    Refusal("mmap", "EINVAL EPERM", lambda s: s["shared"].bars[2].map(), IOMMUFD),
     Refusal("eventfd", "EMFILE", lambda s: _device(s).msi.enable(1), IOMMUFD),
 )
 
@@ -195,5 +195,6 @@ def _open(backend: str, host: Any = None, **options: Any) -> Session:
 
     link = "" if backend == "legacy" else f",{backend}={backend}0"
     objects = f"-object {backend},id={backend}0 " if link else ""
-    line = f"{objects}-device vfio-pci,id=edu,host=0000:02:00.0{link}"
-    return Framework(host=host or SimHost(**options)).open(line)
+    devices = (("edu", "0000:02:00.0"), ("shared", "0000:07:00.0"))
+    words = (f"-device vfio-pci,id={name},host={address}{link}" for name, address in devices)
+    return Framework(host=host or SimHost(**options)).open(objects + " ".join(words))

@@ -13,6 +13,7 @@ from vfiocore.errors import KernelError
 from vfiocore.session import Session
 from vfiocore_sim.host import SimHost
 
+from .cards import machine_with_memory
 from .machine import AP, CCW, EDU, NOTHING, TIMER, Way, left_behind
 
 MEMORY = "-object memory-backend-memfd,id=ram0,size=64K,addr=1M"
@@ -36,6 +37,16 @@ class Point:
         host.fail(self.operation, code, after=self.after)
 
 
+@pytest.fixture
+def host() -> SimHost:
+    return machine()
+
+
+def machine() -> SimHost:
+    """One whose edu card has a BAR that can be mapped."""
+    return SimHost(machine_with_memory())
+
+
 def opened(way: Way) -> Session:
     """Every kind of device, with guest memory."""
     return way.open(EDU, TIMER, AP, CCW, first=MEMORY)
@@ -55,7 +66,7 @@ def used(way: Way) -> Session:
 
 def points(name: str, calls: Callable[[SimHost, Way], None]) -> Iterator[Point]:
     """One point for each call that was made."""
-    host = SimHost()
+    host = machine()
     calls(host, Way(name, host))
     made: list[str] = [call.operation for call in host.calls]
     for index, operation in enumerate(made):
@@ -100,7 +111,7 @@ def is_probe(point: Point) -> bool:
 # -- opening ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("point", openings(), ids=str)
 def test_an_opening_that_fails_anywhere_is_undone_and_can_be_repeated(point: Point) -> None:
-    host = SimHost()
+    host = machine()
     way = Way(point.way, host)
     point.fail(host, errno.EIO)
     if is_probe(point):
@@ -120,7 +131,7 @@ def test_an_opening_that_is_refused_for_any_reason_either_works_or_leaves_nothin
     code: int,
 ) -> None:
     for point in openings():
-        host = SimHost()
+        host = machine()
         point.fail(host, code)
         assert refusal(Way(point.way, host)) in (code, None), point
         assert left_behind(host) == NOTHING, point
@@ -168,7 +179,7 @@ def test_an_interrupt_that_cannot_be_wired_leaves_the_device_usable(
 # -- closing ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("point", closings(), ids=str)
 def test_a_closing_that_fails_anywhere_still_closes_the_rest(point: Point) -> None:
-    host = SimHost()
+    host = machine()
     way = Way(point.way, host)
     session = used(way)
     point.fail(host, errno.EIO)

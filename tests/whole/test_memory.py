@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import warnings
+from typing import Any
 
 import pytest
 
@@ -12,10 +12,12 @@ from vfiocore.errors import DmaOverlapError, UnsupportedError
 from vfiocore.framework import Framework
 from vfiocore.log import VfioWarning
 from vfiocore.memory import Backing, Ram
+from vfiocore.region import Area
 from vfiocore_sim.host import SimHost
 
 from . import edu
-from .machine import EDU, NOTHING, OTHER_EDU, Way, left_behind
+from .cards import CardWithMemory, machine_with_memory
+from .machine import EDU, NOTHING, SHARED, Way, left_behind
 
 
 # -- memory objects --------------------------------------------------------------------------------
@@ -24,17 +26,17 @@ def test_guest_memory_is_reached_at_its_address(way: Way, kind: str, host: SimHo
     data = os.urandom(2048)
     words = f"-object {kind},id=ram0,size=64K,addr=2M"
     with way.open(EDU, first=words) as session, session["edu"].enable() as card:
-        edu.store(card, 0x20F000, data)
-        assert edu.fetch(card, 0x20F000, len(data)) == data
-        edu.store(card, 0x210000, b"past its end")
+        edu.store(session, card, 0x20F000, data)
+        assert edu.fetch(session, card, 0x20F000, len(data)) == data
+        edu.store(session, card, 0x210000, b"past its end")
     assert [fault.iova for fault in host.faults] == [0x210000]
 
 
 def test_guest_memory_may_be_readonly(way: Way, host: SimHost) -> None:
     words = "-object memory-backend-ram,id=rom0,size=64K,addr=1M,readonly=on"
     with way.open(EDU, first=words) as session, session["edu"].enable() as card:
-        edu.store(card, 0x100000, b"no")
-        assert edu.fetch(card, 0x100000, 2) == b"\0\0"
+        edu.store(session, card, 0x100000, b"no")
+        assert edu.fetch(session, card, 0x100000, 2) == b"\0\0"
     assert [fault.write for fault in host.faults] == [True]
 
 
@@ -43,10 +45,10 @@ def test_memory_that_is_added_to_a_running_session_is_reached(way: Way, host: Si
         ram = Ram("hotplugged", 65536, backing=backing)
         with session["edu"].enable() as card:
             session.memory.root.add(ram, 0x300000)
-            edu.store(card, 0x300000, b"plugged")
-            assert edu.fetch(card, 0x300000, 7) == b"plugged"
+            edu.store(session, card, 0x300000, b"plugged")
+            assert edu.fetch(session, card, 0x300000, 7) == b"plugged"
             session.memory.root.remove(ram)
-            edu.store(card, 0x300000, b"unplugged")
+            edu.store(session, card, 0x300000, b"unplugged")
     assert [fault.iova for fault in host.faults] == [0x300000]
 
 
@@ -60,7 +62,7 @@ def test_a_buffer_keeps_clear_of_guest_memory(way: Way) -> None:
 def test_an_address_that_was_asked_for_is_the_one_devices_use(way: Way) -> None:
     with way.open(EDU) as session, session["edu"].enable() as card:
         memory = session.dma_alloc(4096, iova=0x700000)
-        edu.store(card, 0x700000, b"here")
+        edu.store(session, card, 0x700000, b"here")
         assert memory.read(0, 4) == b"here"
 
 
@@ -69,83 +71,125 @@ def test_iommufd_maps_a_memfd_by_file(iommufd: Way, host: SimHost) -> None:
         host.forget_calls()
         memory = session.dma_alloc(4096, shared=True)
         assert host.call_names() == ["ioctl IOMMU_IOAS_MAP_FILE"]
-        edu.store(card, memory.iova, b"by file")
+        edu.store(session, card, memory.iova, b"by file")
         assert memory.read(0, 7) == b"by file"
 
 
 # -- peer to peer ----------------------------------------------------------------------------------
-whole_pages = pytest.mark.skipif(
-    edu.BUFFER_SIZE % mmap.PAGESIZE != 0,
-    reason="the card's buffer is no whole page of this machine, so that nothing of it can be mapped",
-)
+MEMORY_BAR = 2
 
 
-@whole_pages
 def test_a_card_writes_into_the_bar_of_another(legacy: Way, host: SimHost) -> None:
     data = os.urandom(256)
-    with legacy.open(EDU, OTHER_EDU) as session:
-        giver, taker = session["edu"], session["other"]
+    with legacy.open(EDU, SHARED) as session:
+        giver, taker = session["edu"], session["shared"]
+        bar = taker.bars[MEMORY_BAR]
         assert giver.reaches_peers
         with giver.enable(), taker.enable():
-            taker.bars[0].map()
-            with session.share_region(taker.bars[0]) as peer:
+            bar.map()
+            with session.share_region(bar) as peer:
                 assert peer.unreachable == ()
-                edu.store(giver, peer.iova + edu.BUFFER, data)
-                assert taker.bars[0].read(edu.BUFFER, len(data)) == data
-            edu.store(giver, peer.iova + edu.BUFFER, b"over")
-    assert [fault.iova for fault in host.faults] == [peer.iova + edu.BUFFER]
+                edu.store(session, giver, peer.iova + 0x8000, data)
+                assert bar.read(0x8000, len(data)) == data
+            edu.store(session, giver, peer.iova + 0x8000, b"over")
+            assert bar.read(0x8000, len(data)) == data
+    assert [fault.iova for fault in host.faults] == [peer.iova + 0x8000]
 
 
-@whole_pages
+def test_a_card_reads_from_the_bar_of_another(legacy: Way, host: SimHost) -> None:
+    data = os.urandom(256)
+    with legacy.open(EDU, SHARED) as session:
+        taker, giver = session["edu"], session["shared"]
+        bar = giver.bars[MEMORY_BAR]
+        with taker.enable(), giver.enable():
+            bar.map()
+            bar.view(0x8000, len(data))[:] = data
+            with session.share_region(bar) as peer:
+                assert edu.fetch(session, taker, peer.iova + 0x8000, len(data)) == data
+    assert host.faults == []
+
+
 def test_a_bar_leaves_the_address_space_before_it_is_unmapped(legacy: Way, host: SimHost) -> None:
-    with legacy.open(EDU, OTHER_EDU) as session:
-        taker = session["other"]
-        taker.memory_decode = True
-        taker.bars[0].map()
-        session.share_region(taker.bars[0])
+    with legacy.open(EDU, SHARED) as session:
+        card = session["shared"]
+        card.memory_decode = True
+        card.bars[MEMORY_BAR].map()
+        session.share_region(card.bars[MEMORY_BAR])
         host.forget_calls()
-        session.close_device("other")
+        session.close_device("shared")
     names = host.call_names()
     unmap, munmap = (
         names.index("ioctl VFIO_IOMMU_UNMAP_DMA"),
-        names.index(f"munmap device {OTHER_EDU.name}"),
+        names.index(f"munmap device {SHARED.name}"),
     )
-    assert unmap < munmap < names.index(f"close device {OTHER_EDU.name}")
+    assert unmap < munmap < names.index(f"close device {SHARED.name}")
 
 
-@whole_pages
 def test_that_a_bar_cannot_be_shown_is_a_fact_told_once(iommufd: Way) -> None:
-    with iommufd.open(EDU, OTHER_EDU) as session:
-        taker = session["other"]
-        assert not taker.reaches_peers
-        taker.memory_decode = True
-        taker.bars[0].map()
+    with iommufd.open(EDU, SHARED) as session:
+        card = session["shared"]
+        assert not card.reaches_peers
+        card.memory_decode = True
+        card.bars[MEMORY_BAR].map()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            peer = session.share_region(taker.bars[0])
-        assert peer.unreachable == (taker.container.label,)
+            peer = session.share_region(card.bars[MEMORY_BAR])
+        assert peer.unreachable == (card.container.label,)
         assert [warning.category for warning in caught] == [VfioWarning]
         assert "p2p DMA is unsupported" in str(caught[0].message)
 
 
-@whole_pages
 def test_a_bar_is_shown_by_the_containers_that_can(host: SimHost) -> None:
     words = (
         "-object iommufd,id=iommufd0"
         f" -device vfio-pci,id=edu,host={EDU.name}"
-        f" -device vfio-pci,id=other,host={OTHER_EDU.name},iommufd=iommufd0"
+        f" -device vfio-pci,id=shared,host={SHARED.name},iommufd=iommufd0"
     )
     with Framework(host=host).open(words) as session:
-        giver, taker = session["edu"], session["other"]
+        giver, taker = session["edu"], session["shared"]
+        bar = taker.bars[MEMORY_BAR]
         with giver.enable(), taker.enable():
-            taker.bars[0].map()
+            bar.map()
             with pytest.warns(VfioWarning):
-                peer = session.share_region(taker.bars[0])
-            edu.store(giver, peer.iova + edu.BUFFER, b"one way")
-            assert taker.bars[0].read(edu.BUFFER, 7) == b"one way"
+                peer = session.share_region(bar)
+            edu.store(session, giver, peer.iova, b"one way")
+            assert bar.read(0, 7) == b"one way"
     assert left_behind(host) == NOTHING
 
 
 def test_only_a_mapped_bar_can_be_shared(way: Way) -> None:
-    with way.open(EDU) as session, pytest.raises(UnsupportedError, match="not mapped"):
-        session.share_region(session["edu"].bars[0])
+    with way.open(SHARED) as session, pytest.raises(UnsupportedError, match="not mapped"):
+        session.share_region(session["shared"].bars[MEMORY_BAR])
+
+
+# -- BARs ------------------------------------------------------------------------------------------
+def test_a_bar_of_memory_is_mapped_whole(way: Way, host: SimHost) -> None:
+    program: Any = host.device(SHARED.name)
+    with way.open(SHARED) as session, session["shared"].enable() as card:
+        bar = card.bars[MEMORY_BAR]
+        assert bar.areas == (Area(0, bar.size),)
+        bar.map()
+        bar.write32(bar.size - 4, 0x11223344)
+        assert program.memory.read(bar.size - 4, 4) == bytes([0x44, 0x33, 0x22, 0x11])
+
+
+def test_registers_are_never_mapped(way: Way) -> None:
+    with way.open(EDU, SHARED) as session:
+        for registers in (session["edu"].bars[0], session["shared"].bars[0]):
+            assert registers.areas == ()
+            with pytest.raises(UnsupportedError, match="no part of this region"):
+                registers.map()
+
+
+@pytest.mark.parametrize("name", ["legacy", "iommufd"])
+def test_of_a_bar_that_is_memory_in_part_only_that_part_is_mapped(name: str) -> None:
+    host = SimHost(machine_with_memory())
+    with Way(name, host).open(EDU) as session, session["edu"].enable() as card:
+        bar = card.bars[0]
+        assert bar.areas == (Area(CardWithMemory.MEMORY, CardWithMemory.SIZE),)
+        bar.map()
+        bar.view(CardWithMemory.MEMORY, 6)[:] = b"mapped"
+        assert bar.read32(edu.IDENTITY) == 0x010000ED
+        bar.unmap()
+        assert bar.read(CardWithMemory.MEMORY, 6) == b"mapped"
+    assert left_behind(host) == NOTHING

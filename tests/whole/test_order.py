@@ -13,6 +13,7 @@ import pytest
 from vfiocore.session import Session
 from vfiocore_sim.host import SimHost
 
+from .cards import machine_with_memory
 from .machine import AP, EDU, OTHER_EDU, TIMER, TWIN_0, TWIN_1, Part, Way
 
 ASKING = (
@@ -24,6 +25,11 @@ ASKING = (
 """What only asks an open device, and is of no concern here."""
 
 MEMORY = "-object memory-backend-ram,id=ram0,size=64K"
+
+
+@pytest.fixture
+def host() -> SimHost:
+    return SimHost(machine_with_memory())
 
 
 def calls(host: SimHost) -> list[str]:

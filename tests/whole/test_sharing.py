@@ -23,8 +23,8 @@ def test_two_cards_pass_data_on_through_the_same_address(way: Way) -> None:
         first, second = session["edu"], session["other"]
         with first.enable(), second.enable():
             memory = session.dma_alloc(4096)
-            edu.store(first, memory.iova, data)
-            assert edu.fetch(second, memory.iova, len(data)) == data
+            edu.store(session, first, memory.iova, data)
+            assert edu.fetch(session, second, memory.iova, len(data)) == data
 
 
 def test_memory_of_two_cards_is_pinned_once(way: Way, host: SimHost) -> None:
@@ -47,8 +47,8 @@ def test_two_iommufds_stand_side_by_side_and_pin_memory_twice(iommufd: Way, host
         with first.enable(), second.enable():
             memory = session.dma_alloc(4096)
             assert host.pinned_bytes == 2 * memory.length
-            edu.store(first, memory.iova, b"from one to the other")
-            assert edu.fetch(second, memory.iova, 21) == b"from one to the other"
+            edu.store(session, first, memory.iova, b"from one to the other")
+            assert edu.fetch(session, second, memory.iova, 21) == b"from one to the other"
 
 
 def test_two_iommufds_with_one_passed_fd_pin_memory_once(iommufd: Way, host: SimHost) -> None:
@@ -64,8 +64,8 @@ def test_two_iommufds_with_one_passed_fd_pin_memory_once(iommufd: Way, host: Sim
         with first.enable(), second.enable():
             memory = session.dma_alloc(4096)
             assert host.pinned_bytes == memory.length
-            edu.store(first, memory.iova, b"from one to the other")
-            assert edu.fetch(second, memory.iova, 21) == b"from one to the other"
+            edu.store(session, first, memory.iova, b"from one to the other")
+            assert edu.fetch(session, second, memory.iova, 21) == b"from one to the other"
     host.close(fd)
     assert left_behind(host) == NOTHING
 
@@ -81,8 +81,8 @@ def test_both_backends_serve_one_session(host: SimHost) -> None:
         first, second = session["edu"], session["other"]
         with first.enable(), second.enable():
             memory = session.dma_alloc(4096)
-            edu.store(first, memory.iova, b"through both")
-            assert edu.fetch(second, memory.iova, 12) == b"through both"
+            edu.store(session, first, memory.iova, b"through both")
+            assert edu.fetch(session, second, memory.iova, 12) == b"through both"
     assert left_behind(host) == NOTHING
 
 
@@ -93,15 +93,15 @@ def test_devices_of_one_group_work_side_by_side(way: Way) -> None:
         assert first.container is second.container
         with first.enable(), second.enable():
             memory = session.dma_alloc(4096)
-            edu.store(first, memory.iova, b"twins")
-            assert edu.fetch(second, memory.iova, 5) == b"twins"
+            edu.store(session, first, memory.iova, b"twins")
+            assert edu.fetch(session, second, memory.iova, 5) == b"twins"
 
 
 def test_one_device_of_a_group_may_leave_the_other_alone(way: Way) -> None:
     with way.open(TWIN_0, TWIN_1) as session, session["twin0"].enable() as card:
         session.close_device("twin1")
         memory = session.dma_alloc(4096)
-        edu.store(card, memory.iova, b"alone")
+        edu.store(session, card, memory.iova, b"alone")
         assert memory.read(0, 5) == b"alone"
 
 
@@ -152,7 +152,7 @@ def test_closing_one_device_leaves_the_others_and_their_memory(way: Way, host: S
         memory = session.dma_alloc(4096)
         session.close_device("other")
         assert list(session.devices) == ["edu"]
-        edu.store(card, memory.iova, b"still here")
+        edu.store(session, card, memory.iova, b"still here")
         assert memory.read(0, 10) == b"still here"
         assert host.pinned_bytes == memory.length
 
@@ -176,8 +176,8 @@ def test_a_container_that_comes_late_has_the_memory_that_was_there(host: SimHost
         early, late = session["edu"], session["late"]
         assert early.container is not late.container
         with early.enable(), late.enable():
-            edu.store(early, 0x100000, b"seen by both")
-            assert edu.fetch(late, 0x100000, 12) == b"seen by both"
+            edu.store(session, early, 0x100000, b"seen by both")
+            assert edu.fetch(session, late, 0x100000, 12) == b"seen by both"
     assert host.faults == []
 
 
@@ -185,7 +185,7 @@ def test_a_session_can_be_opened_again_after_it_was_closed(way: Way) -> None:
     for round_ in (b"one", b"two"):
         with way.open(EDU) as session, session["edu"].enable() as card:
             memory = session.dma_alloc(4096)
-            edu.store(card, memory.iova, round_)
+            edu.store(session, card, memory.iova, round_)
             assert memory.read(0, 3) == round_
         way.close_passed()
 
@@ -199,7 +199,7 @@ def test_two_frameworks_in_one_process_do_not_meet(way: Way) -> None:
     ):
         memory, other = mine.dma_alloc(4096), theirs.dma_alloc(4096)
         assert memory.iova == other.iova
-        edu.store(card, memory.iova, b"mine")
+        edu.store(mine, card, memory.iova, b"mine")
         assert memory.read(0, 4) == b"mine"
         assert other.read(0, 4) == bytes(4)
     assert left_behind(stranger) == NOTHING
@@ -209,7 +209,7 @@ def test_memory_that_devices_may_only_read_is_safe_from_them(way: Way, host: Sim
     with way.open(EDU) as session, session["edu"].enable() as card:
         memory = session.dma_alloc(4096, access=Access.READ)
         memory.write(0, b"constant")
-        assert edu.fetch(card, memory.iova, 8) == b"constant"
-        edu.store(card, memory.iova, b"scribble")
+        assert edu.fetch(session, card, memory.iova, 8) == b"constant"
+        edu.store(session, card, memory.iova, b"scribble")
         assert memory.read(0, 8) == b"constant"
         assert [fault.write for fault in host.faults] == [True]

@@ -45,6 +45,7 @@ MATRIX = "matrix"
 
 _BUILT_IN = {
     "edu": "vfiocore_sim.devices:EduDevice",
+    "ivshmem": "vfiocore_sim.devices:IvshmemDevice",
     "nvme": "vfiocore_sim.devices:NvmeDevice",
     "timer": "vfiocore_sim.devices:TimerDevice",
     "ap-matrix": "vfiocore_sim.devices:ApMatrixDevice",
@@ -292,7 +293,8 @@ class Topology:
         PCI: 02:00.0 edu (group 1), 03:00.0 NVMe (group 2), 04:00.0 edu beside 04:00.1 on a host
         driver (group 3, not viable), 05:00.0 edu (group 4), 06:00.0 and 06:00.1 two edus of
         group 5. Platform: 10000000.timer (group 6). Mediated: an AP matrix, and the disk
-        0.0.1234 on subchannel 0.0.0001.
+        0.0.1234 on subchannel 0.0.0001. Then, last so that the others keep their numbers, PCI
+        07:00.0 ivshmem (group 9).
         """
         edu, nvme = _program("edu", {}), _program("nvme", {})
         network = {
@@ -317,6 +319,7 @@ class Topology:
             .ap_matrix(AP_MATRIX_UUID)
             .subchannel("0.0.0001")
             .mdev(CCW_DISK_UUID, parent="0.0.0001")
+            .pci("0000:07:00.0", _program("ivshmem", {}), group=9)
         )
 
     @classmethod

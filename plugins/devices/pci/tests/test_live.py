@@ -13,9 +13,11 @@ import vfiocore_legacy.plugin
 import vfiocore_pci.plugin
 from vfiocore.errors import ConfigError, DeviceAccessError, UnsupportedError
 from vfiocore.framework import Framework
+from vfiocore.region import Area
 from vfiocore.session import Session
 from vfiocore.uapi import pci_regs as pci
 from vfiocore_pci.device import PciDevice
+from vfiocore_sim.devices import IvshmemDevice
 from vfiocore_sim.devices.edu import BUFFER_OFFSET, EduDevice
 from vfiocore_sim.host import SimHost
 from vfiocore_sim.topology import Topology
@@ -24,10 +26,19 @@ from vfiocore_sim.vfio.pci import PciDevice as PciProgram
 
 EDU = "0000:02:00.0"
 CARD = "0000:03:00.0"
+SHARED = "0000:04:00.0"
 
 ID, LIVENESS, IRQ_RAISE, IRQ_ACK = 0x00, 0x04, 0x60, 0x64
 SOURCE, DESTINATION, COUNT, COMMAND = 0x80, 0x88, 0x90, 0x98
 DMA_START, DMA_TO_MEMORY = 1, 2
+MEMORY, MEMORY_SIZE = 0x80000, 0x10000
+MIB = 1 << 20
+
+
+class EduWithMemory(EduDevice):
+    """The edu card with memory behind its registers: interrupts, and a part that can be mapped."""
+
+    bars = (Bar(index=0, size=1 << 20, ram=((MEMORY, MEMORY_SIZE),)),)
 
 
 class Card(PciProgram):
@@ -47,7 +58,8 @@ class Card(PciProgram):
 @pytest.fixture
 def host() -> SimHost:
     few = lambda: Card(available_vectors=3)  # noqa: E731 - a factory for each host
-    return SimHost(Topology().pci(EDU, EduDevice, group=1).pci(CARD, few, group=2))
+    machine = Topology().pci(EDU, EduWithMemory, group=1).pci(CARD, few, group=2)
+    return SimHost(machine.pci(SHARED, IvshmemDevice, group=3))
 
 
 @pytest.fixture
@@ -124,13 +136,27 @@ def test_a_bar_is_mapped_as_far_as_it_is_memory(open_device: Open) -> None:
     _, edu = open_device(EDU)
     bar = edu.bars[0]
     assert bar is not None
+    assert bar.areas == (Area(MEMORY, MEMORY_SIZE),)
     with edu.enable():
         bar.map()
-        bar.write(BUFFER_OFFSET, b"mapped")
-        assert bytes(bar.view(BUFFER_OFFSET, 6)) == b"mapped"
+        bar.write(MEMORY, b"mapped")
+        assert bytes(bar.view(MEMORY, 6)) == b"mapped"
         assert bar.read32(ID) == 0x010000ED
         bar.unmap()
-        assert bar.read(BUFFER_OFFSET, 6) == b"mapped"
+        assert bar.read(MEMORY, 6) == b"mapped"
+
+
+def test_a_bar_of_memory_is_mapped_whole_and_one_of_registers_is_not(open_device: Open) -> None:
+    _, card = open_device(SHARED)
+    registers, memory = card.bars[0], card.bars[2]
+    assert registers is not None
+    assert memory is not None
+    assert (registers.areas, memory.areas) == ((), (Area(0, MIB),))
+    with card.enable():
+        memory.map()
+        memory.view(MIB - 4, 4)[:] = b"last"
+        memory.unmap()
+        assert memory.read(MIB - 4, 4) == b"last"
 
 
 def test_dma_moves_bytes_to_the_device_and_back(open_device: Open) -> None:

@@ -268,7 +268,13 @@ class PciDevice(Device):
             reason = f"it has {self.info.num_irqs} interrupt indexes, and none is MSI-X"
         else:
             return
-        raise UnsupportedError(errno.EINVAL, "VFIO_DEVICE_GET_INFO", self.name, reason)
+        raise UnsupportedError(
+            errno.EINVAL,
+            "VFIO_DEVICE_GET_INFO",
+            self.name,
+            reason,
+            "another device type fits it, or sysfsdev= or fd= is of another device",
+        )
 
     def _region_or_none(self, index: int) -> Region | None:
         if index >= self.info.num_regions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
@@ -38,13 +38,14 @@ from vfiocore.uapi.vfio import (
     vfio_region_info,
 )
 from vfiocore_sim.devices import EduDevice
-from vfiocore_sim.devices.edu import BUFFER_OFFSET
 from vfiocore_sim.vfio.bench import Bench
+from vfiocore_sim.vfio.pci import Bar, PciDevice
 from vfiocore_sim.vfio.user import Capability, UserBuffer
 
 Refused: TypeAlias = Callable[[int], AbstractContextManager[None]]
 Edu: TypeAlias = Bench[EduDevice]
 TRIGGER = VFIO_IRQ_SET_ACTION_TRIGGER
+MEMORY = 0x40000
 
 
 def test_get_info_tells_bus_reset_and_counts(edu: Edu) -> None:
@@ -83,18 +84,31 @@ def test_a_region_out_of_range_is_refused(edu: Edu, refused: Refused) -> None:
         edu.region(9)
 
 
-def test_capabilities_that_do_not_fit_ask_for_room(edu: Edu) -> None:
-    info, _ = edu.region(0, argsz=32)
+class HalfMemory(PciDevice):
+    """Registers, and then memory."""
+
+    vendor_id, device_id, class_code = 0x1AF4, 0x1002, 0xFF0000
+    bars = (Bar(index=0, size=1 << 20, ram=((MEMORY, 1 << 16),)),)
+
+
+@pytest.fixture
+def half() -> Iterator[Bench[HalfMemory]]:
+    with Bench(HalfMemory()) as bench:
+        yield bench
+
+
+def test_capabilities_that_do_not_fit_ask_for_room(half: Bench[HalfMemory]) -> None:
+    info, _ = half.region(0, argsz=32)
     assert info.flags & VFIO_REGION_INFO_FLAG_CAPS
     assert (info.argsz, info.cap_offset) == (64, 0)
 
 
-def test_capabilities_that_fit_follow_the_struct(edu: Edu) -> None:
-    info, raw = edu.region(0, argsz=64)
+def test_capabilities_that_fit_follow_the_struct(half: Bench[HalfMemory]) -> None:
+    info, raw = half.region(0, argsz=64)
     assert (info.argsz, info.cap_offset) == (64, 32)
     assert struct.unpack_from("=HHI", raw, 32) == (VFIO_REGION_INFO_CAP_SPARSE_MMAP, 1, 0)
     assert struct.unpack_from("=I", raw, 40) == (1,)
-    assert struct.unpack_from("=Q", raw, 48) == (BUFFER_OFFSET,)
+    assert struct.unpack_from("=QQ", raw, 48) == (MEMORY, 1 << 16)
 
 
 def test_a_region_without_capabilities_has_neither_flag_nor_offset(edu: Edu) -> None:
@@ -103,9 +117,11 @@ def test_a_region_without_capabilities_has_neither_flag_nor_offset(edu: Edu) -> 
     assert (info.argsz, info.cap_offset) == (32, 0)
 
 
-def test_room_claimed_beyond_the_buffer_is_a_bad_address(edu: Edu, refused: Refused) -> None:
+def test_room_claimed_beyond_the_buffer_is_a_bad_address(
+    half: Bench[HalfMemory], refused: Refused
+) -> None:
     with refused(errno.EFAULT):
-        edu.ioctl(VFIO_DEVICE_GET_REGION_INFO, vfio_region_info(argsz=4096, index=0))
+        half.ioctl(VFIO_DEVICE_GET_REGION_INFO, vfio_region_info(argsz=4096, index=0))
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.integers(32, 400))

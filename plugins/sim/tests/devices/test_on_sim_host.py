@@ -35,6 +35,7 @@ from vfiocore.uapi.vfio import (
     VFIO_DEVICE_SET_IRQS,
     VFIO_IRQ_SET_ACTION_TRIGGER,
     VFIO_IRQ_SET_DATA_EVENTFD,
+    VFIO_PCI_BAR2_REGION_INDEX,
     VFIO_PCI_CONFIG_REGION_INDEX,
     VFIO_PCI_MSI_IRQ_INDEX,
     vfio_device_attach_iommufd_pt,
@@ -42,7 +43,7 @@ from vfiocore.uapi.vfio import (
     vfio_device_info,
     vfio_irq_set,
 )
-from vfiocore_sim.devices import CcwDiskDevice, EduDevice
+from vfiocore_sim.devices import CcwDiskDevice, EduDevice, IvshmemDevice
 from vfiocore_sim.devices.edu import BUFFER_OFFSET
 from vfiocore_sim.host import SimHost
 from vfiocore_sim.topology import Topology
@@ -51,6 +52,7 @@ from vfiocore_sim.vfio.bench import fired
 IOVA = 0x100000
 LENGTH = 1 << 16
 EDU = "0000:02:00.0"
+CARD = "0000:07:00.0"
 DISK = "7e270a25-e163-4922-af60-757fc8ed48c6"
 
 
@@ -125,7 +127,10 @@ def test_an_edu_does_dma_through_the_iommu_and_interrupts(edu: Opened) -> None:
     register(edu, 0x90, 5)
     register(edu, 0x98, 1 | 4)
     assert fired(event) == 1
-    assert edu.host.pread(edu.device, 5, BUFFER_OFFSET) == b"hello"
+    register(edu, 0x80, BUFFER_OFFSET)
+    register(edu, 0x88, IOVA + 64)
+    register(edu, 0x98, 1 | 2)
+    assert edu.memory[64:69] == b"hello"
     edu.host.close(event)
 
 
@@ -138,17 +143,24 @@ def test_an_address_that_is_not_mapped_is_a_recorded_fault(edu: Opened) -> None:
     assert (fault.device, fault.iova, fault.write) == (EDU, IOVA + LENGTH, False)
 
 
-def test_a_mapped_buffer_holds_the_device_open(edu: Opened) -> None:
-    mapping = edu.host.mmap(
-        edu.device,
+def test_a_mapped_bar_holds_the_device_open() -> None:
+    host = SimHost(Topology().pci(CARD, IvshmemDevice, group=1))
+    opened = open_cdev(host, f"/sys/bus/pci/devices/{CARD}")
+    mapping = host.mmap(
+        opened.device,
         mmap.PAGESIZE,
         prot=mmap.PROT_READ | mmap.PROT_WRITE,
         flags=mmap.MAP_SHARED,
-        offset=BUFFER_OFFSET,
+        offset=VFIO_PCI_BAR2_REGION_INDEX << 40,
     )
+    opened.close()
     mapping[:2] = b"hi"
-    assert edu.host.pread(edu.device, 2, BUFFER_OFFSET) == b"hi"
+    program = host.device(CARD)
+    assert isinstance(program, IvshmemDevice)
+    assert program.memory.read(0, 2) == b"hi"
+    assert f"device {CARD}" in host.open_files()
     mapping.close()
+    assert host.open_files() == []
 
 
 def test_a_ccw_disk_answers_sense_id_in_memory_that_it_pins_and_unpins() -> None:

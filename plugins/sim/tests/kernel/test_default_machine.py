@@ -50,6 +50,7 @@ def test_an_edu_copies_memory_through_the_iommu(machine: Any, buffer: Any, backe
         ("0000:02:00.0", "pci"),
         ("0000:03:00.0", "pci"),
         ("0000:06:00.1", "pci"),
+        ("0000:07:00.0", "pci"),
         ("10000000.timer", "platform"),
         ("7e270a25-e163-4922-af60-757fc8ed48c6", "mdev"),
     ],

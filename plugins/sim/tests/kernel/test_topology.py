@@ -29,6 +29,7 @@ def test_the_default_machine_has_all_kinds_of_devices() -> None:
         "0000:05:00.0",
         "0000:06:00.0",
         "0000:06:00.1",
+        "0000:07:00.0",
     ]
     assert host.listdir("/sys/bus/platform/devices") == ["10000000.timer"]
     assert host.listdir("/sys/bus/mdev/devices") == sorted([AP_MATRIX_UUID, CCW_DISK_UUID])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vfiocore_sim.devices.ap import ApHost, ApMatrixDevice
 from vfiocore_sim.devices.ccw import CcwDiskDevice
 from vfiocore_sim.devices.edu import EduDevice
+from vfiocore_sim.devices.ivshmem import IvshmemDevice
 from vfiocore_sim.devices.nvme import NvmeDevice
 from vfiocore_sim.devices.timer import TimerDevice
 
@@ -13,6 +14,7 @@ __all__ = [
     "ApMatrixDevice",
     "CcwDiskDevice",
     "EduDevice",
+    "IvshmemDevice",
     "NvmeDevice",
     "TimerDevice",
 ]

@@ -13,6 +13,7 @@ _IDENTIFICATION = 0x010000ED
 BUFFER_OFFSET = 0x40000
 BUFFER_SIZE = 4096
 
+_SMALLEST_ACCESS = 4
 _REG_ID = 0x00
 _REG_LIVENESS = 0x04
 _REG_FACTORIAL = 0x08
@@ -38,10 +39,17 @@ _U64 = 0xFFFF_FFFF_FFFF_FFFF
 class EduDevice(PciDevice):
     """QEMU's educational device: liveness check, factorials, interrupts, and a DMA engine.
 
-    A factorial or a transfer is done when the register write that starts it returns. A transfer
-    that the IOMMU refuses, that leaves the device's 4 KiB buffer, or that starts with bus
-    mastering off moves nothing and still completes, as on the original. The buffer, at 0x40000
-    of BAR 0, is plain memory and the only part of the BAR that can be mapped.
+    A factorial or a transfer is done when the register write that starts it returns. One end of
+    each transfer is the card's 4 KiB buffer, which has the addresses from 0x40000 there and is out
+    of the driver's reach: in BAR 0 there are only registers, so nothing of it can be mapped.
+
+    A transfer that the IOMMU refuses, or that starts with bus mastering off, completes all the
+    same: memory stays as it was, and the part of the buffer that was to be filled has zeros, as on
+    the original. One that leaves the buffer moves nothing (QEMU 7.2 ends with an error).
+
+    Registers below 0x80 are 4 bytes wide, the others 4 or 8. An access of 1 or 2 bytes reads as
+    zero, since QEMU's memory core refuses it; any other that is no register's reads as all ones.
+    Writes of these kinds are dropped. (``hw/misc/edu.c``, tried on QEMU 7.2.)
 
     Args:
         dma_mask: Width of the addresses that the DMA engine drives, in bits; higher bits are cut
@@ -57,7 +65,7 @@ class EduDevice(PciDevice):
     subsystem_vendor_id = 0x1AF4
     subsystem_id = 0x1100
     interrupt_pin = 1
-    bars = (Bar(index=0, size=_BAR_SIZE, ram=((BUFFER_OFFSET, BUFFER_SIZE),)),)
+    bars = (Bar(index=0, size=_BAR_SIZE),)
     msi_vectors = 1
 
     def __init__(
@@ -72,7 +80,8 @@ class EduDevice(PciDevice):
         self.power_on_reset()
 
     def power_on_reset(self) -> None:
-        """All registers to zero."""
+        """All registers and the buffer to zero."""
+        self._buffer = bytearray(BUFFER_SIZE)
         self._liveness = 0
         self._factorial = 0
         self._status = 0
@@ -82,7 +91,9 @@ class EduDevice(PciDevice):
         )
 
     def read(self, bar: int, offset: int, size: int) -> int:
-        """A register; all ones for an access of the wrong width."""
+        """A register; what there is instead says the class."""
+        if size < _SMALLEST_ACCESS:
+            return 0
         if not _width_fits(offset, size):
             return _U64
         registers = {
@@ -133,8 +144,7 @@ class EduDevice(PciDevice):
     def _start_dma(self, command: int) -> None:
         if not command & _DMA_RUN:
             return
-        with contextlib.suppress(DmaFault):
-            self._transfer(to_ram=bool(command & _DMA_TO_RAM))
+        self._transfer(to_ram=bool(command & _DMA_TO_RAM))
         self._dma[_REG_DMA_COMMAND] = command & ~_DMA_RUN
         if command & _DMA_IRQ:
             self._interrupt(_IRQ_DMA)
@@ -145,11 +155,18 @@ class EduDevice(PciDevice):
         start = (source if to_ram else destination) - BUFFER_OFFSET
         if start < 0 or start + count > BUFFER_SIZE:
             return
-        buffer = self.ram(0)
+        window = slice(start, start + count)
         if to_ram:
-            self.dma_write(destination & self._dma_mask, buffer.read(start, count))
-        else:
-            buffer.write(start, self.dma_read(source & self._dma_mask, count))
+            with contextlib.suppress(DmaFault):
+                self.dma_write(destination & self._dma_mask, bytes(self._buffer[window]))
+            return
+        self._buffer[window] = self._fetch(source & self._dma_mask, count)
+
+    def _fetch(self, iova: int, count: int) -> bytes:
+        try:
+            return self.dma_read(iova, count)
+        except DmaFault:
+            return bytes(count)  # pci_dma_read fills in zeros where nobody answers
 
 
 def _width_fits(offset: int, size: int) -> bool:

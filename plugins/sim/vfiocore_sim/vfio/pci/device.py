@@ -120,6 +120,8 @@ class PciDevice(VfioDevice):
     rom: bytes = b""
     #: Kernel names; empty for a device that cannot be reset. ``flr`` adds the capability for it.
     reset_methods: tuple[str, ...] = ("pm",)
+    #: True if a reset leaves RAM areas as they are: memory that is not the function's own.
+    reset_keeps_ram: bool = False
     #: COMMAND when the device is opened: nothing decoded unless an author says otherwise.
     command_at_open: int = 0
 
@@ -295,14 +297,18 @@ class PciDevice(VfioDevice):
     def reset_function(self) -> None:
         """Reset the hardware; the PCI core restores configuration space afterwards."""
         self.power_on_reset()
-        for areas in self._ram.values():
-            for area in areas:
-                area.clear()
+        if not self.reset_keeps_ram:
+            self._clear_ram()
         self.irqs.reset()
         if self._opened is not None and self._opened.pm is not None:
             register = self._opened.pm + PCI_PM_CTRL
             control = self._opened.space.get(register, 2)
             self._opened.space.set(register, control & ~PCI_PM_CTRL_STATE_MASK, 2)
+
+    def _clear_ram(self) -> None:
+        for areas in self._ram.values():
+            for area in areas:
+                area.clear()
 
     def request(self, count: int) -> None:
         """``vfio_pci_core.c:vfio_pci_core_request``."""
@@ -325,7 +331,9 @@ class PciDevice(VfioDevice):
         areas = self._ram[index]
         if not areas:
             return RegionDescription(_READ_WRITE, bar.size, offset)
-        caps = [sparse_mmap(areas)]
+        # vfio_pci_core.c has no sparse areas for a BAR that can be mapped as a whole.
+        whole = areas[0].offset == 0 and areas[0].size >= bar.size
+        caps = [] if whole else [sparse_mmap(areas)]
         if self.msix is not None and self.msix.bar == index:
             caps.insert(0, Capability(VFIO_REGION_INFO_CAP_MSIX_MAPPABLE))
         flags = _READ_WRITE | VFIO_REGION_INFO_FLAG_MMAP
