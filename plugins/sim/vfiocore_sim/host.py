@@ -13,11 +13,11 @@ from vfiocore_sim.device import DeviceMapping
 from vfiocore_sim.kernel.machine import KernelOptions, Machine
 from vfiocore_sim.kernel.memory import addresses
 from vfiocore_sim.kernel.record import Call, Recorder
-from vfiocore_sim.kernel.refusal import refused
 from vfiocore_sim.kernel.sysfs import Sysfs
 from vfiocore_sim.kernel.translation import Fault
 from vfiocore_sim.kernel.tree import DeviceNode, Tree
 from vfiocore_sim.kernel.user import UserArg
+from vfiocore_sim.refusal import refused
 from vfiocore_sim.topology import Topology
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from enum import Enum
 
 from attrs import define, field
 
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 
 class Charge(Enum):

@@ -43,11 +43,11 @@ from vfiocore.uapi.vfio import (
     vfio_iommu_type1_info_dma_avail,
     vfio_iova_range,
 )
+from vfiocore_sim.capchain import chained
 from vfiocore_sim.kernel import ioas_ioctls
-from vfiocore_sim.kernel.capchain import chained
 from vfiocore_sim.kernel.intervals import EVERYTHING, U64_MAX, Span
 from vfiocore_sim.kernel.ioas import Ioas
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.iommufd import Iommufd

@@ -22,9 +22,9 @@ from vfiocore.uapi.vfio import (
     VFIO_TYPE1v2_IOMMU,
 )
 from vfiocore_sim.kernel.files import OpenFile
-from vfiocore_sim.kernel.refusal import refused
 from vfiocore_sim.kernel.translation import PhysicalMemory, Translation
 from vfiocore_sim.kernel.type1 import Type1
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.group import Group

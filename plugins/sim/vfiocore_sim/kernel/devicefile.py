@@ -20,7 +20,7 @@ from vfiocore.uapi.vfio import (
 )
 from vfiocore_sim.kernel.files import OpenFile
 from vfiocore_sim.kernel.iommufd import Iommufd
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     import mmap

@@ -15,7 +15,7 @@ from vfiocore.uapi.vfio import (
     vfio_iommu_type1_dirty_bitmap_get,
 )
 from vfiocore_sim.kernel.intervals import U64_MAX, Span
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.type1 import Mapping, Type1

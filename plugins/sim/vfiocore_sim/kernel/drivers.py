@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from vfiocore_sim.kernel.node import Node, is_vfio_driver
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.machine import Machine

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     import mmap

@@ -19,7 +19,7 @@ from vfiocore_sim.kernel.container import Container, ContainerFile
 from vfiocore_sim.kernel.devicefile import DeviceFile
 from vfiocore_sim.kernel.files import OpenFile
 from vfiocore_sim.kernel.iommufd import Iommufd
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.iommu import IommuModel

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from vfiocore_sim.kernel.intervals import Span
 from vfiocore_sim.kernel.ioas import Area, Ioas
 from vfiocore_sim.kernel.memory import Chunk
-from vfiocore_sim.kernel.refusal import refused
 from vfiocore_sim.kernel.translation import Translation
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.group import Group

@@ -24,7 +24,7 @@ from vfiocore.uapi.iommufd import (
 from vfiocore_sim.kernel.hwpt import BoundDevice, Hwpt, dirty_bitmap
 from vfiocore_sim.kernel.intervals import U64_MAX, Span
 from vfiocore_sim.kernel.ioas import Ioas
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.iommufd import Iommufd

@@ -10,8 +10,8 @@ from attrs import define
 
 from vfiocore_sim.kernel.intervals import EVERYTHING, U64_MAX, IntervalMap, Span, without
 from vfiocore_sim.kernel.memory import Chunk
-from vfiocore_sim.kernel.refusal import refused
 from vfiocore_sim.kernel.translation import Untranslatable
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.hwpt import Access, Hwpt

@@ -30,7 +30,7 @@ from vfiocore_sim.kernel.intervals import EVERYTHING, U64_MAX, Span
 from vfiocore_sim.kernel.ioas import Area, Ioas
 from vfiocore_sim.kernel.memory import FileMemory
 from vfiocore_sim.kernel.pages import Pages
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.iommufd import Iommufd

@@ -13,7 +13,7 @@ from vfiocore_sim.kernel.accounting import Charge
 from vfiocore_sim.kernel.files import OpenFile
 from vfiocore_sim.kernel.hwpt import Access, Attachment, BoundDevice, Hwpt
 from vfiocore_sim.kernel.ioas import Ioas
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.machine import Machine

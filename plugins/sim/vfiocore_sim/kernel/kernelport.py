@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vfiocore.uapi.vfio import VFIO_PCI_DEVID_NOT_OWNED, VFIO_PCI_DEVID_OWNED
 from vfiocore_sim.device import HotResetPeer
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.group import Group

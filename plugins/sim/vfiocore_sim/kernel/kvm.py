@@ -23,7 +23,7 @@ from vfiocore.uapi.kvm import (
 from vfiocore_sim.kernel.devicefile import DeviceFile
 from vfiocore_sim.kernel.files import OpenFile
 from vfiocore_sim.kernel.group import GroupFile
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.machine import Machine

@@ -17,8 +17,8 @@ from vfiocore_sim.kernel.iommu import IommuModel
 from vfiocore_sim.kernel.kernelport import KernelSide
 from vfiocore_sim.kernel.memory import ProcessMemory
 from vfiocore_sim.kernel.node import Node, is_vfio_driver
-from vfiocore_sim.kernel.refusal import refused
 from vfiocore_sim.kernel.translation import Fault, PhysicalMemory, Port
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.device import SimDevice

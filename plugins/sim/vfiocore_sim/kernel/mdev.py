@@ -6,7 +6,7 @@ import errno
 import uuid
 from typing import TYPE_CHECKING
 
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 from vfiocore_sim.topology import DeviceSpec, MdevType
 
 if TYPE_CHECKING:

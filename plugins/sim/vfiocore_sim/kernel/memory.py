@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from vfiocore_sim.kernel.intervals import U64_MAX, Span
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 _F_GET_SEALS = 1034  # answered by memory files only: memfd, tmpfs, hugetlbfs
 _MADV_POPULATE_READ = 22

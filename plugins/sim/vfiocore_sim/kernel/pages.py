@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vfiocore_sim.kernel.accounting import Charge
 from vfiocore_sim.kernel.intervals import Span, union
 from vfiocore_sim.kernel.memory import Chunk, FileMemory
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.machine import Machine

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from vfiocore_sim.device import DmaFault
 from vfiocore_sim.kernel.memory import Chunk, ProcessMemory
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.node import Node

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from attrs import frozen
 
 from vfiocore_sim.device import SysfsEntry, SysfsFile
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 _MAXIMUM_LINKS = 40
 

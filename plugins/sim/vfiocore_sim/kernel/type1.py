@@ -42,13 +42,13 @@ from vfiocore.uapi.vfio import (
     vfio_iommu_type1_info_dma_avail,
     vfio_iova_range,
 )
+from vfiocore_sim.capchain import chained
 from vfiocore_sim.kernel import dirty
 from vfiocore_sim.kernel.accounting import Charge
-from vfiocore_sim.kernel.capchain import chained
 from vfiocore_sim.kernel.intervals import EVERYTHING, U64_MAX, IntervalMap, Span, without
 from vfiocore_sim.kernel.memory import Chunk
-from vfiocore_sim.kernel.refusal import refused
 from vfiocore_sim.kernel.translation import Untranslatable
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.group import Group

@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING, TypeVar
 
 from vfiocore_sim.kernel.intervals import U64_MAX
-from vfiocore_sim.kernel.refusal import refused
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore.host.protocol import IoctlArgument

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from attrs import frozen
 
 from vfiocore.uapi.vfio import vfio_info_cap_header
+from vfiocore_sim.capchain import chained
+from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ StructT = TypeVar("StructT", bound=ctypes.Structure)
 
 def fail(number: int) -> NoReturn:
     """Raise OSError with `number` and its usual text."""
-    raise OSError(number, os.strerror(number))
+    raise refused(number)
 
 
 @frozen
@@ -31,6 +32,11 @@ class Capability:
     ident: int
     body: bytes = b""
     version: int = 1
+
+    @property
+    def data(self) -> bytes:
+        """Header, whose `next` is still open, and body."""
+        return bytes(vfio_info_cap_header(id=self.ident, version=self.version)) + self.body
 
 
 class UserBuffer:
@@ -95,7 +101,7 @@ class UserBuffer:
         if not caps:
             return
         base = ctypes.sizeof(struct)
-        chain = _chain(caps, base)
+        chain = chained([cap.data for cap in caps], base)
         struct.flags |= caps_flag
         if struct.argsz < base + len(chain):
             struct.argsz = base + len(chain)
@@ -103,16 +109,3 @@ class UserBuffer:
             return
         self.write(base, chain)
         struct.cap_offset = base
-
-
-def _chain(caps: Sequence[Capability], base: int) -> bytes:
-    chain = bytearray()
-    for number, cap in enumerate(caps):
-        size = ctypes.sizeof(vfio_info_cap_header) + len(cap.body)
-        padding = -size % 8
-        end = base + len(chain) + size + padding
-        header = vfio_info_cap_header(
-            id=cap.ident, version=cap.version, next=end if number + 1 < len(caps) else 0
-        )
-        chain += bytes(header) + cap.body + bytes(padding)
-    return bytes(chain)
