@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PLUGINS := plugins/legacy plugins/iommufd plugins/sim \
            plugins/devices/pci plugins/devices/platform plugins/devices/ap plugins/devices/ccw
+EXAMPLES := examples/backend examples/frontend examples/quota
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS))
 
 .PHONY: help setup demo test lint docs bench clean
@@ -27,6 +28,7 @@ lint: setup $(VENV)/.setup-lint ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy vfiocore $(foreach plugin,$(PLUGINS),$(plugin)/vfiocore_$(notdir $(plugin)))
+	$(foreach example,$(EXAMPLES),MYPYPATH=$(example) $(BIN)/mypy $(wildcard $(example)/vfiocore_*) &&) true
 
 docs: setup $(VENV)/.setup-docs ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 REPLY_LIMIT = 1 << 20
 """No info struct is larger than this (bytes); a kernel that says so is not believed."""
 
+GROWTH_LIMIT = 8
+"""Nor is one that asks for more room more often: capabilities come with devices, now and then."""
+
+INDEX_LIMIT = 1 << 10
+"""More regions, or interrupt indexes, than any device has."""
+
 ACCESS_KINDS = {
     errno.EINVAL: DeviceAccessError,
     errno.EIO: DeviceAccessError,
@@ -93,6 +99,11 @@ class DeviceAccess:
         )
         head = vfio.vfio_device_info.from_buffer_copy(reply)
         has_caps = head.flags & vfio.VFIO_DEVICE_FLAGS_CAPS
+        if max(head.num_regions, head.num_irqs) > INDEX_LIMIT:
+            raise MalformedReplyError(
+                f"{self.name}: VFIO_DEVICE_GET_INFO tells of {head.num_regions} regions and"
+                f" {head.num_irqs} interrupt indexes"
+            )
         return DeviceInfo(
             head.flags,
             head.num_regions,
@@ -236,15 +247,16 @@ class DeviceAccess:
     ) -> bytes:
         """Issue an info ioctl, again with the size that the kernel asked for if that is more."""
         size = ctypes.sizeof(layout)
-        while True:
+        for _ in range(GROWTH_LIMIT):
             buffer = bytearray(bytes(layout(argsz=size, **fields)).ljust(size, b"\0"))
             self._ioctl(name, request, buffer)
             wanted = int(layout.from_buffer_copy(buffer).argsz)
             if wanted <= size:
                 return bytes(buffer)
             if wanted > REPLY_LIMIT:
-                raise MalformedReplyError(f"{self.name}: {name} asks for {wanted} bytes")
+                break
             size = wanted
+        raise MalformedReplyError(f"{self.name}: {name} asks for {wanted} bytes")
 
     def _ioctl(self, name: str, request: int, arg: ctypes.Structure | bytearray | int) -> int:
         self._check_open()

@@ -20,6 +20,9 @@ Element = TypeVar("Element", bound=ctypes.Structure)
 
 HEADER_SIZE = ctypes.sizeof(vfio_info_cap_header)
 
+CHAIN_LIMIT = 64
+"""More capabilities than any struct has; a kernel that chains more is not believed."""
+
 
 @frozen
 class Capability:
@@ -61,7 +64,7 @@ def walk(reply: bytes, first: int) -> Iterator[Capability]:
     """The capabilities of a reply whose first one is at offset `first`; 0 means none.
 
     Raises:
-        MalformedReplyError: an offset points outside the reply, or the chain loops.
+        MalformedReplyError: an offset points outside the reply, or the chain loops or does not end.
     """
     seen: set[int] = set()
     offset = first
@@ -72,6 +75,8 @@ def walk(reply: bytes, first: int) -> Iterator[Capability]:
             raise MalformedReplyError(
                 f"a capability at offset {offset} is outside the {len(reply)} bytes of the reply"
             )
+        if len(seen) == CHAIN_LIMIT:
+            raise MalformedReplyError(f"the capability chain has more than {CHAIN_LIMIT} links")
         seen.add(offset)
         header = vfio_info_cap_header.from_buffer_copy(reply, offset)
         yield Capability(header.id, header.version, reply[offset:])

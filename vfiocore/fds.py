@@ -6,6 +6,7 @@ An fd that was passed in is never closed by the library.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
@@ -47,7 +48,7 @@ class FdTable:
         if environ.get("LISTEN_PID") != str(pid):
             return table
         count = environ.get("LISTEN_FDS", "0")
-        if not count.isdecimal():
+        if not re.fullmatch("[0-9]{1,9}", count):
             raise ConfigError([Problem("LISTEN_FDS", f"{count!r} is not a number of fds")])
         names = environ.get("LISTEN_FDNAMES", "").split(":")[: int(count)]
         for fd, name in enumerate(names, FIRST_LISTEN_FD):
@@ -106,7 +107,9 @@ class FdTable:
         name = reference.name or ""
         if name not in self._named:
             known = ", ".join(sorted(self._named)) or "none"
-            raise ConfigError([Problem(path, f"no fd named {name!r} was passed; named: {known}")])
+            message = f"no fd named {name!r} was passed; named: {known}"
+            hint = "pass it (LISTEN_FDNAMES, a socket), register it (FdTable), or give its number"
+            raise ConfigError([Problem(path, message, hint)])
         return self._named[name]
 
 
@@ -115,7 +118,7 @@ def _names(data: bytes) -> list[str]:
         return []
     try:
         names = json.loads(data)
-    except ValueError:  # RecursionError is none: so many brackets do not fit the message
+    except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("the message is no JSON list of names")

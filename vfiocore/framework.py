@@ -223,7 +223,7 @@ def read_config(
 def _read(part: Config | str | os.PathLike[str]) -> tuple[Config, tuple[Problem, ...]]:
     if isinstance(part, Config):
         return part, ()
-    if isinstance(part, str) and part.lstrip().startswith("-"):
+    if isinstance(part, str) and (not part.strip() or part.lstrip().startswith("-")):
         return read_command_line(part)
     return read_file(part)
 

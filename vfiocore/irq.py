@@ -6,15 +6,14 @@ Source: VFIO_DEVICE_GET_IRQ_INFO, VFIO_DEVICE_SET_IRQS (Linux 3.6).
 from __future__ import annotations
 
 import errno
-import sys
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from vfiocore.errors import ClosedError, DeviceAccessError, InterruptTimeout, kernel_error
-from vfiocore.host import EVENTFD_ONE, POLLIN
+from vfiocore import _eventfd
+from vfiocore.errors import ClosedError, DeviceAccessError, InterruptTimeout, KernelError
 from vfiocore.uapi import vfio
 from vfiocore.undo import UndoStack, run_all
 
@@ -27,9 +26,6 @@ TRIGGER = vfio.VFIO_IRQ_SET_ACTION_TRIGGER
 MASK = vfio.VFIO_IRQ_SET_ACTION_MASK
 UNMASK = vfio.VFIO_IRQ_SET_ACTION_UNMASK
 DATA_NONE = vfio.VFIO_IRQ_SET_DATA_NONE
-
-COUNTER_SIZE = 8
-"""An eventfd is read 8 bytes at a time: its counter, in native byte order."""
 
 
 @define(eq=False)
@@ -50,19 +46,29 @@ class Vector:
     fd: int
     closed: bool = False
 
+    @property
+    def name(self) -> str:
+        """What messages call it: ``0000:02:00.0 MSI-X vector 3``."""
+        return f"{self.irq.name} vector {self.number}"
+
+    @property
+    def pending(self) -> bool:
+        """True if there is an interrupt that nobody has taken."""
+        return bool(_eventfd.poll(self.irq.access.host, [self.fileno()], 0, self.name))
+
     def fileno(self) -> int:
         """The eventfd; ClosedError after `Irq.disable`."""
         if self.closed:
-            raise ClosedError(f"{self.irq.name} vector {self.number} is disabled")
+            raise ClosedError(f"{self.name} is disabled")
         return self.fd
 
     def take(self) -> int:
         """How many interrupts came since the last look; 0 if none. Never waits."""
-        host = self.irq.access.host
         try:
-            return int.from_bytes(host.read(self.fileno(), COUNTER_SIZE), sys.byteorder)
-        except BlockingIOError:
-            return 0
+            return _eventfd.take(self.irq.access.host, self.fileno(), self.name)
+        except KernelError:
+            self.fileno()  # if it was disabled meanwhile, that is what there is to say
+            raise
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for an interrupt; how many came since the last look (at least 1).
@@ -83,10 +89,8 @@ class Vector:
                 return count
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                raise InterruptTimeout(
-                    f"{self.irq.name} vector {self.number}: no interrupt within {timeout} s"
-                )
-            self.irq.access.host.poll([(self.fileno(), POLLIN)], left)
+                raise InterruptTimeout(f"{self.name}: no interrupt within {timeout} s")
+            _eventfd.poll(self.irq.access.host, [self.fileno()], left, self.name)
 
     def __await__(self) -> Generator[object, None, int]:
         return self._wait_in_asyncio().__await__()
@@ -98,14 +102,14 @@ class Vector:
         while not (count := self.take()):
             # A duplicate: a loop has one reader an fd, so two that wait would displace each
             # other, and a number that `disable` has closed may be another file's by now.
-            fd = host.dup(self.fileno())
+            fd = _eventfd.duplicate(host, self.fileno(), self.name)
             ready = loop.create_future()
             loop.add_reader(fd, _set_once, ready)
             try:
                 await ready
             finally:
                 loop.remove_reader(fd)
-                host.close(fd)
+                _eventfd.close(host, fd, self.name)
         return count
 
     def _close(self) -> None:
@@ -113,8 +117,12 @@ class Vector:
             return
         self.closed = True
         host = self.irq.access.host
-        host.write(self.fd, EVENTFD_ONE)  # who waits wakes up, and finds it closed
-        host.close(self.fd)
+        run_all(
+            [
+                lambda: _eventfd.signal(host, self.fd, self.name),  # who waits finds it closed
+                lambda: _eventfd.close(host, self.fd, self.name),
+            ]
+        )
 
 
 @define(eq=False)
@@ -186,7 +194,7 @@ class Irq:
         made: list[Vector] = []
         with UndoStack() as undo:
             for number in range(vectors):
-                made.append(Vector(self, number, self._eventfd()))
+                made.append(Vector(self, number, _eventfd.make(self.access.host, self.name)))
                 undo.push(made[-1]._close)
             count = self._arm(made, vectors if minimum is None else minimum)
         self.vectors = tuple(made[:count])
@@ -216,12 +224,6 @@ class Irq:
         self.access.set_irqs(self.index, DATA_NONE | TRIGGER, start=vector)
 
     # ----------------------------------------------------------------------------------------
-    def _eventfd(self) -> int:
-        try:
-            return self.access.host.eventfd()
-        except OSError as error:
-            raise kernel_error(error, "eventfd", self.name) from error
-
     def _arm(self, vectors: list[Vector], minimum: int) -> int:
         """Attach the eventfds; how many of them the host could take."""
         count = len(vectors)

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
+from vfiocore import _eventfd
 from vfiocore.errors import ClosedError
-from vfiocore.host import EVENTFD_ONE, POLLIN
+from vfiocore.undo import run_all
 
 if TYPE_CHECKING:
     from vfiocore.host import Host
+
+NAME = "event loop"
 
 
 @define(eq=False)
@@ -66,9 +69,8 @@ class EventLoop:
     def run_once(self, timeout: float | None = None) -> None:
         """Wait up to `timeout` seconds for one round of events, and run what is due."""
         wake = self._wake_fd()
-        watched = [(fd, POLLIN) for fd in (wake, *self._handlers)]
-        ready = self.host.poll(watched, 0 if self._calls else timeout)
-        for fd, _events in ready:
+        wait = 0 if self._calls else timeout
+        for fd in _eventfd.poll(self.host, [wake, *self._handlers], wait, NAME):
             self._dispatch(fd)
         # Only those that are there now: one that calls again must not keep the fds waiting.
         for _ in range(len(self._calls)):
@@ -102,13 +104,17 @@ class EventLoop:
             if wake is None:
                 return
             # A poll that is under way keeps the file, and returns.
-            self.host.write(wake, EVENTFD_ONE)
-            self.host.close(wake)
+            run_all(
+                [
+                    lambda: _eventfd.signal(self.host, wake, NAME),
+                    lambda: _eventfd.close(self.host, wake, NAME),
+                ]
+            )
 
     # ----------------------------------------------------------------------------------------
     def _dispatch(self, fd: int) -> None:
         if fd == self._wake:
-            self.host.read(fd, 8)
+            _eventfd.take(self.host, fd, NAME)
             return
         with self._running:
             handler = self._handlers.get(fd)  # a handler before this one may have removed it
@@ -121,12 +127,12 @@ class EventLoop:
 
     def _wake_up(self) -> None:
         with self._wake_lock:  # so that the number is not another file's by the time of the write
-            self.host.write(self._made_wake_fd(), EVENTFD_ONE)
+            _eventfd.signal(self.host, self._made_wake_fd(), NAME)
 
     def _made_wake_fd(self) -> int:
         self._check_open()
         if self._wake is None:
-            self._wake = self.host.eventfd()
+            self._wake = _eventfd.make(self.host, NAME)
         return self._wake
 
     def _check_open(self) -> None:

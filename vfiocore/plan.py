@@ -71,7 +71,8 @@ class Planner:
         type_ = self.plugins.device_type(config.type)
         backend = self.plugins.backend(config.backend or LEGACY)
         self._check_nodes(backend, config)
-        target = self._target(config, type_)
+        found = backend.find_target and backend.find_target(config.properties)
+        target = found or self._target(config, type_)
         discard = _ram_discard_allowed(config, type_, target)
         return DevicePlan(config, type_, backend, target, ram_discard_allowed=discard)
 

@@ -13,6 +13,7 @@ import pluggy
 from attrs import field, frozen
 
 from vfiocore import hookspecs, log
+from vfiocore.config._words import suggestion
 from vfiocore.config.model import PluginFilter
 from vfiocore.config.validate import KNOWN_PROVIDERS
 from vfiocore.errors import (
@@ -175,9 +176,19 @@ class PluginSet:
             return known
         broken = [info for info in self._others if info.state == "broken"]
         failed = f"; these plugins failed to load: {', '.join(map(str, broken))}" if broken else ""
+        there = suggestion(name, self._names(kind), f"installed {kind}s")
         return MissingPluginError(
-            f"no plugin provides {kind} {name!r}: install a plugin that provides it{failed}"
+            f"no plugin provides {kind} {name!r}: install a plugin that provides it ({there}){failed}"
         )
+
+    def _names(self, kind: str) -> list[str]:
+        """The names of one kind that are there to be chosen; `missing` says what kinds there are."""
+        found: dict[str, Iterable[Backend | DeviceType | HostType]] = {
+            "backend": self.backends,
+            "device type": self.device_types,
+            "host": self.hosts,
+        }
+        return [record.name for record in found[kind]]
 
     def known_fault(self, kind: str, name: str) -> PluginError | None:
         """Why nothing provides `name`, where it is known what would; None if it is not.

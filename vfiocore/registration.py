@@ -94,6 +94,9 @@ class Backend:
         make_object: Makes the live object; None for a backend that has no objects.
         device_properties: What the backend adds to every device that uses it.
         accepts_device_fd: True if ``fd=`` may pass it an opened device.
+        find_target: Names the device that properties select (given all of them, typed), or gives
+            None for one that ``host=``, ``sysfsdev=`` or ``fd=`` select. For backends whose
+            devices sysfs does not know; None for all others.
         nodes: What the host must have for it, to be missed in clear words: ``/dev/iommu``.
         advice: What to do where they are missing.
     """
@@ -104,6 +107,7 @@ class Backend:
     make_object: Callable[[ObjectRequest], BackendObject] | None = None
     device_properties: tuple[Property, ...] = ()
     accepts_device_fd: bool = False
+    find_target: Callable[[Mapping[str, Any]], DeviceTarget | None] | None = None
     nodes: tuple[str, ...] = ()
     advice: str = ""
 

@@ -264,8 +264,7 @@ class Session:
             self._undo.push(self.memory.root.remove, ram)
             return
         backend = self._plugins.backend(config.type)
-        if backend.make_object is None:
-            return
+        assert backend.make_object is not None  # the schema has no other objects
         reference = config.properties.get("fd")
         fd = None if reference is None else self._fds.resolve(reference, config.at("fd"))
         siblings = [item for item in self.config.objects if item.type == config.type]

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from vfiocore.errors import DeviceNotFoundError, HostUnsupportedError, kernel_error
+from vfiocore.errors import (
+    DeviceNotFoundError,
+    HostUnsupportedError,
+    MalformedReplyError,
+    kernel_error,
+)
 
 if TYPE_CHECKING:
     from vfiocore.host import Host
@@ -23,6 +28,9 @@ HARMLESS_DRIVERS = frozenset({"pci-stub", "pcieport"})
 """They leave DMA to user space (``driver_managed_dma``), so a group stays viable with them."""
 
 BRIDGE_CLASS = "0x0604"
+
+MAJOR_LIMIT, MINOR_LIMIT = 1 << 12, 1 << 20
+"""Of a device number (include/linux/kdev_t.h: MINORBITS)."""
 
 
 @frozen
@@ -70,6 +78,8 @@ def read_device(host: Host, path: str) -> HostDevice:
 
     Raises:
         DeviceNotFoundError: ENOENT, the path does not exist.
+        KernelError: EACCES and others, its attributes cannot be read.
+        MalformedReplyError: its group is no number.
     """
     if not host.exists(path):
         raise DeviceNotFoundError(
@@ -115,11 +125,13 @@ def device_number(host: Host, device: HostDevice) -> tuple[int, int]:
 
     Raises:
         HostUnsupportedError: ENOENT, the device has no cdev.
+        KernelError: EACCES and others, the file cannot be read.
+        MalformedReplyError: the file holds something else.
     """
     path = f"{device.path}/vfio-dev/{device.cdev}/dev"
     try:
-        text = host.read_file(path).decode().strip()
-    except OSError as error:
+        text = host.read_file(path)
+    except FileNotFoundError as error:
         raise HostUnsupportedError(
             errno.ENOENT,
             "read",
@@ -128,8 +140,9 @@ def device_number(host: Host, device: HostDevice) -> tuple[int, int]:
             "bind it to a vfio driver; cdevs need Linux 6.6 with CONFIG_VFIO_DEVICE_CDEV,"
             " or use the legacy backend (no iommufd=)",
         ) from error
-    major, _, minor = text.partition(":")
-    return int(major), int(minor)
+    except OSError as error:
+        raise kernel_error(error, "read", path) from error
+    return _parse_device_number(text, path)
 
 
 def read_text(host: Host, path: str) -> str | None:
@@ -138,6 +151,15 @@ def read_text(host: Host, path: str) -> str | None:
         return host.read_file(path).decode(errors="replace").strip()
     except OSError:
         return None
+
+
+def _parse_device_number(text: bytes, path: str) -> tuple[int, int]:
+    match = re.fullmatch(rb"(\d{1,4}):(\d{1,7})\s*", text)
+    if match is not None:
+        major, minor = int(match[1]), int(match[2])
+        if major < MAJOR_LIMIT and minor < MINOR_LIMIT:
+            return major, minor
+    raise MalformedReplyError(f"{path}: {text[:40]!r} is no device number, such as b'511:3'")
 
 
 def _on_host_driver(host: Host, device: HostDevice) -> bool:
@@ -161,20 +183,32 @@ def _read_devices(host: Host, root: str) -> list[HostDevice]:
 
 
 def _link_name(host: Host, path: str) -> str | None:
+    """The last part of a link's target; None without the link: no driver, no group."""
     try:
         return os.path.basename(host.readlink(path))
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise kernel_error(error, "readlink", path) from error
 
 
 def _group_number(host: Host, path: str) -> int | None:
-    name = _link_name(host, f"{path}/iommu_group")
-    return int(name) if name is not None and name.isdecimal() else None
+    link = f"{path}/iommu_group"
+    name = _link_name(host, link)
+    if name is None:
+        return None
+    # iommu.c:iommu_group_alloc: the name is the number, an int.
+    if not re.fullmatch("[0-9]{1,10}", name):
+        raise MalformedReplyError(f"{link}: {name!r} is no number of an IOMMU group")
+    return int(name)
 
 
 def _cdev_name(host: Host, path: str) -> str | None:
+    folder = f"{path}/vfio-dev"
     try:
-        names = host.listdir(f"{path}/vfio-dev")
-    except OSError:
+        names = host.listdir(folder)
+    except FileNotFoundError:
         return None
-    return next((name for name in names if re.fullmatch(r"(noiommu-)?vfio\d+", name)), None)
+    except OSError as error:
+        raise kernel_error(error, "listdir", folder) from error
+    return next((name for name in names if re.fullmatch(r"(noiommu-)?vfio[0-9]+", name)), None)

@@ -91,6 +91,7 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "device": {"host": str, "device": DEVICE, "group": [DEVICE]},
     "type": {"name": str, "of": ("device", "object"), "help": str, "properties": [PROPERTY]},
     "session": {"host": str, "devices": [LIVE_DEVICE], "containers": [CONTAINER]},
+    "plugin-new": {"path": str, "files": [str]},
     "demo": {"scenarios": [SCENARIO], "seconds": float},
     "error": {"error": (ERROR, KERNEL_ERROR)},
 }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import ShellComplete
 
 import vfiocore
-from vfiocore.cli import main
+from vfiocore.cli import app, main
 from vfiocore.cli.exit_codes import MEANINGS, ExitCode
 from vfiocore.cli.output import Output
 from vfiocore.errors import BusyError, ConfigError, MissingPluginError, Problem
@@ -274,3 +277,53 @@ def test_a_document_is_alone_on_stdout(run: Run, distribution: Install) -> None:
     result = run("devices", "--json", "--host", "sim")
     assert result.document["kind"] == "device-list"
     assert result.err.startswith("vfiocore: warning: plugin odd")
+
+
+# -- in this process -------------------------------------------------------------------------------
+@pytest.fixture
+def as_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """The entry point, with the arguments of a shell; its exit code."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["vfiocore", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0)
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_entry_point_runs_the_arguments_and_takes_sigterm_as_an_interrupt(
+    as_command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert as_command("--version") == 0
+    assert vfiocore.__version__ in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+
+
+def test_the_entry_point_says_what_the_extra_is_for(
+    as_command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert as_command("--version") == ExitCode.USAGE
+    text = capsys.readouterr().err
+    assert "click and rich, which are not installed" in text
+    assert "pip install 'vfiocore[cli]'" in text
+
+
+def test_a_shell_completes_the_names_of_subcommands() -> None:
+    found = ShellComplete(app.app, {}, "vfiocore", "_VFIOCORE_COMPLETE").get_completions([], "de")
+    assert [item.value for item in found] == ["demo", "devices"]
+
+
+def test_an_interrupt_is_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object, **_words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app.app, "main", interrupted)
+    result = run("devices")
+    assert (result.code, result.err) == (ExitCode.INTERRUPTED, "")

@@ -48,3 +48,10 @@ def test_each_hook_describes_every_parameter(hook: object) -> None:
 def test_the_contract_has_a_version() -> None:
     assert isinstance(API_VERSION, int)
     assert hookimpl.project_name == hookspec.project_name == "vfiocore"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in vars(hookspecs) if name.startswith("vfio_register_")]
+)
+def test_a_spec_by_itself_provides_nothing(name: str) -> None:
+    assert list(getattr(hookspecs, name)()) == []

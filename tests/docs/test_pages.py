@@ -132,7 +132,7 @@ def test_a_member_without_a_word_is_noticed() -> None:
 # -- the reference ---------------------------------------------------------------------------------
 WITHOUT_PAGE = {
     "vfiocore.cli": "the command has a page of its own",
-    "vfiocore.testing": "its README is its documentation",
+    "vfiocore.testing": "plugins/conformance.md",
     "vfiocore.uapi": "the kernel's headers document their layouts",
     "vfiocore.hookspecs": "plugins/hooks.md",
 }

@@ -15,6 +15,7 @@ LAYERS = (
     {"errors", "config", "sysfs", "undo", "log"},
     {"memory"},
     {
+        "_eventfd",
         "access",
         "address_space",
         "capabilities",

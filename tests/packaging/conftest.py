@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,30 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Dist
             name, project, build(root, "wheel", into), build(root, "sdist", into)
         )
     return made
+
+
+def unpack(sdist: Path, into: Path) -> Path:
+    """Unpack an sdist; its folder."""
+    with tarfile.open(sdist) as archive:
+        # Python 3.11.2 does not know the argument that Python 3.14 wants to be given.
+        archive.extraction_filter = lambda member, _path: member
+        archive.extractall(into)
+    return into / sdist.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture
+def for_everybody() -> Iterator[Path]:
+    """A folder that other users can enter and write to, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o777)
+        yield path
+
+
+@pytest.fixture
+def unpacked_sdist(for_everybody: Path, distributions: Mapping[str, Distribution]) -> Path:
+    """The folder of the core's sdist."""
+    return unpack(distributions["vfiocore"].sdist, for_everybody)
 
 
 @pytest.fixture(params=PROJECTS)

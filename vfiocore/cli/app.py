@@ -23,6 +23,7 @@ COMMANDS = {
     "check": "Validate a configuration; open nothing.",
     "demo": "Run four kinds of devices on both backends of the simulated host.",
     "devices": "List the devices of a host.",
+    "plugin": "Start a plugin of your own.",
     "plugins": "List what is installed, and what is wrong with it.",
     "run": "Wire a configuration into live devices, report, and hold them.",
     "show": "Show a device, or the properties of a type.",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from vfiocore.errors import ClosedError
+from vfiocore.errors import ClosedError, kernel_error
 from vfiocore.host import (
     MADV_HUGEPAGE,
     MAP_ANONYMOUS,
@@ -167,7 +167,12 @@ class DmaBuffer:
         if self.fd is None:
             return
         fd, self.fd = self.fd, None
-        self._host.close(fd)
+        try:
+            self._host.close(fd)
+        except OSError as error:
+            raise kernel_error(
+                error, "close", "DMA buffer", detail=f"{self.size:#x} bytes"
+            ) from error
 
     def _open_view(self) -> memoryview:
         if self._view is None:

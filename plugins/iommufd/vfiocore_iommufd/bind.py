@@ -14,10 +14,11 @@ from vfiocore.errors import (
     GroupNotViableError,
     KernelError,
     UnsupportedError,
+    VfioError,
     kernel_error,
 )
 from vfiocore.uapi import vfio
-from vfiocore_iommufd.cdev import open_cdev
+from vfiocore_iommufd.cdev import PASSED_HINT, open_cdev
 from vfiocore_iommufd.hwpt import UNKNOWN, read_hw_info
 
 if TYPE_CHECKING:
@@ -118,6 +119,9 @@ def _explained(error: OSError, host: Host, fd: int, target: DeviceTarget) -> Ker
     if error.errno == errno.ENODEV:
         hint = "it has no IOMMU group: enable the IOMMU (intel_iommu=on, firmware settings)"
         return kernel_error(error, BIND, target.name, hint=hint)
+    if error.errno == errno.ENOTTY and target.fd is not None:
+        reason = f"fd {target.fd} is no VFIO device"
+        return kernel_error(error, BIND, target.name, detail=reason, hint=PASSED_HINT)
     if error.errno == errno.EINVAL:
         return _invalid(error, host, fd, target)
     return kernel_error(error, BIND, target.name)
@@ -126,7 +130,10 @@ def _explained(error: OSError, host: Host, fd: int, target: DeviceTarget) -> Ker
 def _not_permitted(error: OSError, host: Host, target: DeviceTarget) -> KernelError:
     """EPERM: a host driver in the group, another owner of the group, or unsafe interrupts."""
     group = None if target.device is None else target.device.group
-    others = [] if group is None else sysfs.in_the_way(host, group)
+    try:
+        others = [] if group is None else sysfs.in_the_way(host, group)
+    except VfioError:
+        others = []  # what the kernel said is what matters
     if others:
         drivers = ", ".join(f"{device.name} ({device.driver})" for device in others)
         return GroupNotViableError(
@@ -159,6 +166,9 @@ def _invalid(error: OSError, host: Host, fd: int, target: DeviceTarget) -> Kerne
         causes.insert(0, "it takes no vf-token")
     if target.device is None or target.is_mdev:
         causes.append("its driver (vfio-ap) wants a virtual machine first")
+    if target.fd is not None:
+        # container.c:vfio_fops_unl_ioctl answers it to whatever comes before SET_IOMMU.
+        causes.append(f"fd {target.fd} is no VFIO device: {PASSED_HINT}")
     return kernel_error(error, BIND, target.name, hint=f"possible causes: {'; '.join(causes)}")
 
 

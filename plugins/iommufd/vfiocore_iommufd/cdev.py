@@ -16,6 +16,7 @@ from vfiocore.errors import (
     KernelError,
     kernel_error,
 )
+from vfiocore.undo import UndoStack
 
 if TYPE_CHECKING:
     from vfiocore.container import DeviceTarget
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from vfiocore.sysfs import HostDevice
 
 FOLDER = "/dev/vfio/devices"
+
+NODE_PERMISSION_HINT = (
+    "the user needs read and write permission on the node: a udev rule gives it, and a container"
+    " (Docker, Podman) needs --device besides"
+)
+PASSED_HINT = f"fd= takes the number, or the name, of an opened {FOLDER}/vfioN"
 
 
 @define(eq=False, kw_only=True)
@@ -86,17 +93,14 @@ def check_passed_fd(host: Host, target: DeviceTarget) -> None:
     if fd is None:
         return
     subject = f"{target.name} (fd {fd})"
-    try:
-        found = host.fstat(fd)
-    except OSError as error:
-        raise kernel_error(error, "fstat", subject) from error
+    found = _fstat(host, fd, subject, PASSED_HINT)
     if not stat.S_ISCHR(found.mode):
         raise KernelError(
             errno.EBADFD,
             "fstat",
             subject,
             "not a character device",
-            f"fd= takes an opened {FOLDER}/vfioN",
+            PASSED_HINT,
         )
     if target.device is not None:
         number = _device_number(host, target.device)
@@ -106,16 +110,27 @@ def check_passed_fd(host: Host, target: DeviceTarget) -> None:
 
 def _device_number(host: Host, device: HostDevice) -> tuple[int, int]:
     if device.cdev is None:
-        bound = f"is bound to {device.driver}" if device.driver else "is bound to no driver"
-        raise HostUnsupportedError(
-            errno.ENOENT,
-            "open",
-            device.name,
-            f"the device has no VFIO character device; it {bound}",
-            "bind it to a vfio driver (vfio-pci); cdevs need Linux 6.6 with"
-            " CONFIG_VFIO_DEVICE_CDEV, or use the legacy backend (no iommufd=)",
-        )
+        raise _no_cdev(host, device)
     return sysfs.device_number(host, device)
+
+
+def _no_cdev(host: Host, device: HostDevice) -> HostUnsupportedError:
+    """Why a device has no cdev: no IOMMU, no VFIO driver, or a kernel that makes none."""
+    bound = f"is bound to {device.driver}" if device.driver else "is bound to no driver"
+    reason = f"the device has no VFIO character device; it {bound}"
+    hint = "bind it to a vfio driver (vfio-pci); cdevs need Linux 6.6 with CONFIG_VFIO_DEVICE_CDEV,"
+    if device.group is None and not device.is_mdev:
+        reason = "the device is in no IOMMU group: the IOMMU is off or missing"
+        hint = "turn it on in the firmware (VT-d, AMD-Vi, SMMU) and for the kernel (intel_iommu=on)"
+    elif host.exists(f"/dev/vfio/noiommu-{device.group}"):
+        # vfio_main.c:__vfio_register_dev: without an IOMMU there is a group, and no cdev.
+        reason = f"group {device.group} is a no-IOMMU group, and its device has no cdev"
+        hint = "turn on the IOMMU, or use the legacy backend (no iommufd=) with noiommu=on"
+    elif device.on_vfio:
+        hint = "cdevs need Linux 6.6 with CONFIG_VFIO_DEVICE_CDEV; the legacy backend (no iommufd=) does without"
+    else:
+        hint = f"{hint} or use the legacy backend (no iommufd=)"
+    return HostUnsupportedError(errno.ENOENT, "open", device.name, reason, hint)
 
 
 def _open_node(host: Host, device: HostDevice, number: tuple[int, int]) -> int:
@@ -136,14 +151,19 @@ def _open_checked(host: Host, path: str, number: tuple[int, int]) -> int:
         fd = host.open(path)
     except OSError as error:
         raise kernel_error(error, "open", path, hint=_open_hint(error)) from error
-    try:
-        found = host.fstat(fd)
+    with UndoStack() as undo:
+        undo.push(host.close, fd)
+        found = _fstat(host, fd, path)
         if not stat.S_ISCHR(found.mode) or found.rdev != os.makedev(*number):
             raise _other_device(path, found, number)
-    except OSError:
-        host.close(fd)
-        raise
     return fd
+
+
+def _fstat(host: Host, fd: int, subject: str, hint: str | None = None) -> FileStat:
+    try:
+        return host.fstat(fd)
+    except OSError as error:
+        raise kernel_error(error, "fstat", subject, hint=hint) from error
 
 
 def _other_device(subject: str, found: FileStat, number: tuple[int, int]) -> DeviceNotFoundError:
@@ -161,7 +181,7 @@ def _open_hint(error: OSError) -> str | None:
     if error.errno == errno.ENOENT:
         return "udev makes the nodes; in a container the node has to be passed in"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "the user needs read and write permission on the node"
+        return NODE_PERMISSION_HINT
     if error.errno == errno.ENODEV:
         return "the device is just being unbound from its driver"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from attrs import Factory, define, field
@@ -11,14 +12,13 @@ from attrs import Factory, define, field
 from vfiocore.container import Attachment, Capability, Container
 from vfiocore.errors import kernel_error
 from vfiocore.uapi import vfio
-from vfiocore.undo import run_all
+from vfiocore.undo import UndoStack, run_all
 from vfiocore_iommufd.dma import IoasMapper
 from vfiocore_iommufd.hwpt import Hwpt, alloc_hwpt
 from vfiocore_iommufd.kinds import attach_error
 from vfiocore_iommufd.ranges import read_iova_ranges
 
 if TYPE_CHECKING:
-    from vfiocore.undo import UndoStack
     from vfiocore_iommufd.bind import BoundDevice
     from vfiocore_iommufd.iommufd import Iommufd
 
@@ -72,7 +72,9 @@ class IommufdContainer(Container):
         """IOMMU_DESTROY of the IOAS; whatever is still mapped goes with it."""
         self.closed = True
         self.iommufd.containers.remove(self)
-        self.iommufd.destroy(self.ioas_id)
+        tables = [hwpt.id for hwpt in self.hwpts]  # what could not be destroyed at its time
+        self.hwpts.clear()
+        run_all(partial(self.iommufd.destroy, id_) for id_ in (*tables, self.ioas_id))
 
     # -- devices -----------------------------------------------------------------------------
     def attach(self, device: BoundDevice) -> None:
@@ -92,10 +94,18 @@ class IommufdContainer(Container):
         self.attached.append(device)
 
     def detach(self, device: BoundDevice) -> None:
-        """Undo `attach`; the last device of a page table takes it down. Every step is tried."""
+        """Undo `attach`; the last device of a page table takes it down.
+
+        A device that does not detach leaves with the close of its file, and a page table that
+        cannot go now goes with the IOAS.
+        """
         self.attached.remove(device)
         hwpt, device.hwpt = device.hwpt, None
-        run_all([lambda: self._detach(device), lambda: self._drop(hwpt)])
+        if hwpt is not None:
+            hwpt.users -= 1
+        self._detach(device)
+        if hwpt is not None and hwpt.users == 0:
+            self._drop(hwpt)
 
     def refresh(self) -> None:
         """Read again what changes with each device that comes or goes.
@@ -135,14 +145,11 @@ class IommufdContainer(Container):
                 return False
             raise attach_error(error, "IOMMU_HWPT_ALLOC", device.name, self) from error
         self.hwpts.append(hwpt)
+        with UndoStack() as undo:
+            undo.push(self._drop, hwpt)
+            self._attach_to(device, hwpt.id)
         device.hwpt = hwpt
         hwpt.users += 1
-        try:
-            self._attach_to(device, hwpt.id)
-        except OSError as error:
-            device.hwpt = None
-            self._drop_after(error, hwpt)
-            raise
         return True
 
     def _attach_to(self, device: BoundDevice, pt_id: int) -> None:
@@ -165,19 +172,9 @@ class IommufdContainer(Container):
         except OSError as error:
             raise kernel_error(error, DETACH, device.name) from error
 
-    def _drop(self, hwpt: Hwpt | None) -> None:
-        if hwpt is None:
-            return
-        hwpt.users -= 1
-        if hwpt.users == 0:
-            self.hwpts.remove(hwpt)
-            self.iommufd.destroy(hwpt.id)
-
-    def _drop_after(self, error: OSError, hwpt: Hwpt) -> None:
-        try:
-            self._drop(hwpt)
-        except OSError as second:
-            error.add_note(f"while undoing: {second}")
+    def _drop(self, hwpt: Hwpt) -> None:
+        self.iommufd.destroy(hwpt.id)
+        self.hwpts.remove(hwpt)
 
     def _capabilities(self) -> Capability:
         """Dirty tracking is only there if no device's writes can be missed."""

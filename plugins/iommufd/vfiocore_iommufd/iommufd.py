@@ -13,6 +13,7 @@ from vfiocore.errors import HostUnsupportedError, KernelError, kernel_error
 from vfiocore.registration import BackendObject, ObjectRequest
 from vfiocore.uapi import iommufd as uapi
 from vfiocore_iommufd import NODE
+from vfiocore_iommufd.cdev import NODE_PERMISSION_HINT
 from vfiocore_iommufd.kinds import issue
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _open(host: Host) -> int:
             "load the module (modprobe iommufd; Linux 6.6 with CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV), use the legacy"
             " backend (no iommufd=), or go on with the simulated host: --host sim"
             if error.errno in absent
-            else "the user needs read and write permission on the node"
+            else NODE_PERMISSION_HINT
             if error.errno in (errno.EACCES, errno.EPERM)
             else None
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from vfiocore.errors import MalformedReplyError, kernel_error
@@ -28,6 +29,10 @@ def read_iova_ranges(
     Returns:
         Sorted ranges, none where the kernel knows no limit; the alignment, 1 while nothing is
         attached.
+
+    Raises:
+        KernelError: The ioctl failed.
+        MalformedReplyError: The answer contradicts itself, or wants more room than is sensible.
     """
     room = FIRST_ROOM
     while room <= ROOM_LIMIT:
@@ -47,7 +52,20 @@ def read_iova_ranges(
             continue
         if arg.num_iovas > room:
             raise MalformedReplyError(f"{label}: {arg.num_iovas} IOVA ranges in room for {room}")
-        found = sorted(IovaRange(r.start, r.last) for r in ranges[: arg.num_iovas])
-        usable = () if found == [FULL_RANGE] else tuple(found)
-        return usable, int(arg.out_iova_alignment)
+        return _usable(ranges[: arg.num_iovas], label), _alignment(arg, label)
     raise MalformedReplyError(f"{label}: the kernel wants room for {room} IOVA ranges")
+
+
+def _usable(ranges: Iterable[uapi.iommu_iova_range], label: str) -> tuple[IovaRange, ...]:
+    try:
+        found = sorted(IovaRange(item.start, item.last) for item in ranges)
+    except ValueError as error:
+        raise MalformedReplyError(f"{label}: {error}") from error
+    return () if found == [FULL_RANGE] else tuple(found)
+
+
+def _alignment(arg: uapi.iommu_ioas_iova_ranges, label: str) -> int:
+    alignment = int(arg.out_iova_alignment)
+    if alignment < 1 or alignment & (alignment - 1):
+        raise MalformedReplyError(f"{label}: an alignment of {alignment:#x} is no power of two")
+    return alignment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from vfiocore.errors import GroupNotViableError, HostUnsupportedError
+from vfiocore.errors import GroupNotViableError, HostUnsupportedError, VfioError
 from vfiocore.sysfs import in_the_way
 
 if TYPE_CHECKING:
@@ -41,18 +41,21 @@ def not_viable(host: Host, group: int) -> GroupNotViableError:
 
     EPERM is what VFIO_GROUP_SET_CONTAINER and BIND_IOMMUFD answer for such a group.
     """
-    others = in_the_way(host, group)
-    names = ", ".join(f"{device.name} ({device.driver})" for device in others)
+    whole = "a group goes to user space as a whole: bind"
+    try:
+        others = in_the_way(host, group)
+    except VfioError as error:  # what the kernel said is what matters
+        reason = f"which of its devices are on host drivers is not known: {error}"
+        hint = f"{whole} its devices to vfio-pci, or to no driver"
+    else:
+        names = ", ".join(f"{device.name} ({device.driver})" for device in others)
+        reason = f"host drivers have {names}"
+        hint = f"{whole} these devices to vfio-pci, or to no driver"
+        if not others:
+            reason = "its DMA belongs to somebody else, though no host driver is in the way"
+            hint = "see which process has a device of the group open"
     return GroupNotViableError(
-        errno.EPERM,
-        "VFIO_GROUP_GET_STATUS",
-        f"group {group}",
-        f"not viable: host drivers have {names}"
-        if others
-        else "not viable: its DMA belongs to somebody else, though no host driver is in the way",
-        "a group goes to user space as a whole: bind these devices to vfio-pci, or to no driver"
-        if others
-        else "see which process has a device of the group open",
+        errno.EPERM, "VFIO_GROUP_GET_STATUS", f"group {group}", f"not viable: {reason}", hint
     )
 
 

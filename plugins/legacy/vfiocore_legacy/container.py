@@ -41,12 +41,14 @@ class LegacyContainer(Container):
         iommu: What translates: ``VFIO_TYPE1v2_IOMMU``, ``VFIO_TYPE1_IOMMU`` or
             ``VFIO_NOIOMMU_IOMMU``.
         groups: The groups in it, by number.
+        emulated: True if it is an iommufd that plays the part of type1.
         dma: Its calls for mapping.
     """
 
     fd: int
     iommu: int
     groups: dict[int, LegacyGroup] = field(factory=dict)
+    emulated: bool = False
     dma: Type1Dma | NoIommuDma = field(
         init=False, repr=False, default=Factory(lambda self: self._dma_calls(), takes_self=True)
     )
@@ -79,7 +81,10 @@ class LegacyContainer(Container):
             self.dma.can_unmap_all = has_extension(self.host, self.fd, vfio.VFIO_UNMAP_ALL)
 
     def refresh(self) -> None:
-        """Read what changes when a group comes or goes: page sizes, usable IOVAs, entries left."""
+        """Read what changes when a group comes or goes: page sizes, usable IOVAs, entries left.
+
+        An emulated container attaches devices when they are opened, so it changes then too.
+        """
         if self.noiommu:
             self.page_sizes = self.host.page_size
             self.capabilities = Capability.NO_IOMMU
@@ -87,6 +92,12 @@ class LegacyContainer(Container):
         info = read_info(self.host, self.fd, self.label)
         self.page_sizes = info.page_sizes
         self.iova_ranges = info.iova_ranges
+        self.emulated = info.emulated
+        if info.emulated:
+            # No limit, no dirty tracking, and no BARs: iommufd pins what it maps by address.
+            self.max_mappings = None
+            self.capabilities = Capability(0)
+            return
         # DMA_AVAIL counts down as mappings are made.
         self.max_mappings = (
             DEFAULT_ENTRY_LIMIT if info.available is None else len(self.mappings) + info.available

@@ -84,9 +84,15 @@ def teardown(attachment: LegacyAttachment) -> None:
 
 def open_device(attachment: LegacyAttachment) -> DeviceAccess:
     """VFIO_GROUP_GET_DEVICE_FD; raises as `LegacyGroup.device_fd`."""
-    target = attachment.target
+    container, target = attachment.container, attachment.target
     fd = attachment.group.device_fd(target.name, target.vf_token)
-    return DeviceAccess(host=attachment.group.host, fd=fd, name=target.name)
+    access = DeviceAccess(host=attachment.group.host, fd=fd, name=target.name)
+    with UndoStack() as undo:
+        undo.push(access.close)
+        if container.emulated:
+            # Now the device is attached, and not before (vfio/group.c:vfio_df_group_open).
+            container.refresh()
+    return access
 
 
 def _share(

@@ -103,6 +103,6 @@ class ApDevice(Device):
 
     def _attribute(self, path: str) -> str:
         try:
-            return self.host.read_file(path).decode()
+            return self.host.read_file(path).decode(errors="replace")
         except OSError as error:
             raise kernel_error(error, "read", path) from error

@@ -6,9 +6,14 @@ vfio-ap.rst; vfio_ap_ops.c:vfio_ap_mdev_matrix_show_common).
 
 from __future__ import annotations
 
+import re
+
 from attrs import frozen
 
 from vfiocore.errors import MalformedReplyError
+
+LARGEST = 255
+"""The largest number of an adapter or a domain (s390's AP_DEVICES and AP_DOMAINS are 256)."""
 
 
 @frozen(order=True)
@@ -77,7 +82,7 @@ def _pair(line: str) -> tuple[int | None, int | None]:
 
 
 def _number(text: str, line: str) -> int:
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise MalformedReplyError(f"{line!r} is no line of an AP matrix") from None
+    # int() takes signs, underscores and 0x too.
+    if not re.fullmatch("[0-9a-fA-F]{1,4}", text) or int(text, 16) > LARGEST:
+        raise MalformedReplyError(f"{line!r} is no line of an AP matrix")
+    return int(text, 16)

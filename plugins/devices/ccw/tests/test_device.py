@@ -463,6 +463,15 @@ def test_reports_are_taken_until_none_is_left(disk: CcwDevice, file: FakeSubchan
     assert disk.crws() == []
 
 
+def test_reports_without_end_are_malformed(
+    disk: CcwDevice, file: FakeSubchannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "REPORT_LIMIT", 3)
+    file.crws.extend([bytes(cio.CRW(0x0406, 0x40))] * 4)
+    with pytest.raises(MalformedReplyError, match="more than 3 reports"):
+        disk.crws()
+
+
 # -- interrupts --------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["io", "crw", "request"])
 def test_an_interrupt_is_taken_away_by_minus_one(

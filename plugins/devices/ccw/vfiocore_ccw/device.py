@@ -24,7 +24,6 @@ from vfiocore.errors import (
     UnsupportedError,
     kernel_error,
 )
-from vfiocore.host import POLLIN
 from vfiocore.irq import Irq, SignalIrq, Vector
 from vfiocore.region import Region
 from vfiocore.registration import DeviceSetup
@@ -44,6 +43,9 @@ REGIONS = {
     vfio.VFIO_REGION_SUBTYPE_CCW_CRW: vfio_ccw.ccw_crw_region,
 }
 CRW_SIZE = ctypes.sizeof(s390_cio.CRW)
+
+REPORT_LIMIT = 1 << 16
+"""More channel reports than can be queued: each channel path makes a few."""
 
 RETRY_SECONDS = 1.0
 """How long an access that the kernel is too busy for is tried again."""
@@ -231,10 +233,12 @@ class CcwDevice(Device):
             UnsupportedError: ENOTTY, before Linux 5.8.
         """
         region = self._region("crws", vfio.VFIO_REGION_SUBTYPE_CCW_CRW)
-        reports = []
+        reports: list[ChannelReport] = []
         # One read takes one report, also a read of a part; zeros come when none is left
         # (vfio_ccw_chp.c:vfio_ccw_crw_region_read).
         while any(word := region.read(0, region.size)[:CRW_SIZE]):
+            if len(reports) == REPORT_LIMIT:
+                raise MalformedReplyError(f"{region.name} gives more than {REPORT_LIMIT} reports")
             reports.append(ChannelReport.from_bytes(word))
         return reports
 
@@ -308,7 +312,7 @@ class CcwDevice(Device):
 
     def _signalled(self) -> bool:
         """True if a completion is there that nobody has read."""
-        return bool(self.host.poll([(self._vector().fileno(), POLLIN)], 0))
+        return self._vector().pending
 
     def _completion(self, count: int) -> Completion:
         data = self._io_region.read(0, self._io_region.size)

@@ -98,7 +98,13 @@ class PlatformDevice(Device):
             if flags & vfio.VFIO_DEVICE_FLAGS_AMBA
             else "it is not a platform device"
         )
-        raise UnsupportedError(errno.EINVAL, "VFIO_DEVICE_GET_INFO", self.name, reason)
+        raise UnsupportedError(
+            errno.EINVAL,
+            "VFIO_DEVICE_GET_INFO",
+            self.name,
+            reason,
+            "another device type fits it, or sysfsdev= or fd= is of another device",
+        )
 
     def _read_compatible(self) -> tuple[str, ...]:
         """``of_node/compatible``: strings that end in NUL each."""
