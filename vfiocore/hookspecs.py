@@ -13,7 +13,8 @@ hook runs too, outermost last registered. Callers are resolved once per framewor
 registration, hooks run under the session's lock, on whichever thread made the call.
 
 An implementation may leave out parameters that it does not need. A wrapper returns what its ``yield``
-gave it. Registration hooks cannot be wrapped, and in a plugin that registers no backend the others
+gave it. It refuses *before* its ``yield``: a wrapper that raises after it, in `vfio_setup_context` or
+`vfio_open_device`, loses what the backend has made by then. Registration hooks cannot be wrapped, and in a plugin that registers no backend the others
 have to be wrappers: they would never run otherwise, so the plugin is refused.
 """
 
