@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import define, evolve, field
 
 from vfiocore.container import Capability
-from vfiocore.errors import DmaError, DmaLimitError, DmaNotMappedError, DmaOverlapError
+from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
 from vfiocore.memory.mapping import DmaMapping
 from vfiocore.memory.ranges import FULL_RANGE, IovaRange, intersect, subtract
 from vfiocore.memory.table import MappingTable, Overlap
-from vfiocore.undo import UndoStack, run_all
+from vfiocore.undo import UndoStack, run_all, take_back
 
 if TYPE_CHECKING:
     from vfiocore.container import Batch, Container
@@ -115,7 +115,7 @@ class VfioAddressSpace:
             except BaseException as error:
                 ranges = [(mapping.iova, mapping.size) for mapping in batch]
                 steps = [partial(c.dma_unmap, ranges) for c in self.containers[:done]]
-                _take_back(reversed(steps), error)
+                take_back(reversed(steps), error)
                 raise
 
     def unmap(self, batch: Batch) -> None:
@@ -136,7 +136,7 @@ class VfioAddressSpace:
                     done += 1
             except BaseException as error:
                 steps = [partial(c.dma_map, batch) for c in self.containers[:done]]
-                _take_back(reversed(steps), error)
+                take_back(reversed(steps), error)
                 raise
             self.mappings.discard(batch)
             if batch:
@@ -296,12 +296,3 @@ def _overlap(text: str, index: int) -> DmaOverlapError:
     error = DmaOverlapError(errno.EEXIST, "dma_map", "address space", text)
     error.index = index
     return error
-
-
-def _take_back(steps: Iterable[Callable[[], None]], error: BaseException) -> None:
-    """Undo in other containers what one refused; what cannot be undone is noted in `error`."""
-    for step in steps:
-        try:
-            step()
-        except DmaError as second:
-            error.add_note(f"while undoing: {second}")

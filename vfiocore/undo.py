@@ -23,6 +23,16 @@ def run_all(steps: Iterable[Callable[[], object]]) -> None:
         raise first
 
 
+def take_back(steps: Iterable[Callable[[], object]], error: BaseException) -> None:
+    """Run every step after `error`, which is the one to raise: what fails is added as notes."""
+    try:
+        run_all(steps)
+    except Exception as second:  # noqa: BLE001 - the first error is the one that is raised
+        error.add_note(f"while undoing: {type(second).__name__}: {second}")
+        for note in getattr(second, "__notes__", ()):
+            error.add_note(note)
+
+
 @define(eq=False)
 class UndoStack:
     """Steps to take back, last one first.
@@ -48,7 +58,4 @@ class UndoStack:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             return
-        try:
-            self.run()
-        except Exception as second:  # noqa: BLE001 - the first error is the one that is raised
-            error.add_note(f"while undoing: {type(second).__name__}: {second}")
+        take_back([self.run], error)

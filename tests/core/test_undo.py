@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from vfiocore.undo import UndoStack, run_all
+from vfiocore.undo import UndoStack, run_all, take_back
 
 
 def failing(error: BaseException) -> None:
@@ -79,3 +81,9 @@ def test_the_bodys_error_is_raised_also_when_undoing_fails() -> None:
         raise KeyError
     assert done == [1]
     assert caught.value.__notes__ == ["while undoing: ValueError: stuck"]
+
+
+def test_every_step_that_cannot_be_taken_back_is_in_the_notes() -> None:
+    error = KeyError("first")
+    take_back([partial(failing, ValueError("stuck")), partial(failing, OSError("gone"))], error)
+    assert error.__notes__ == ["while undoing: ValueError: stuck", "and then: OSError: gone"]
