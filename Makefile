@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 PLUGINS := plugins/legacy plugins/iommufd plugins/sim \
            plugins/devices/pci plugins/devices/platform plugins/devices/ap plugins/devices/ccw
 EXAMPLES := examples/backend examples/frontend examples/quota
+EMBEDDER := tests/embedding/embedder.py
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help setup demo test lint docs bench clean
+.PHONY: help setup demo test coverage lint docs bench clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,13 +23,27 @@ demo: setup ## Run the three configurations of the guide on the simulated host
 	@$(BIN)/vfiocore demo
 
 test: setup ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python $(UNDER) -m pytest $(ARGS)
+
+coverage: setup $(VENV)/.setup-coverage ## Run the tests, and see what of each distribution they reach
+	@$(MAKE) test UNDER="-m coverage run"
+	@for package in vfiocore $(foreach plugin,$(PLUGINS),$(plugin)/vfiocore_$(notdir $(plugin))); do \
+	    echo "coverage of $$package"; \
+	    $(BIN)/python -m coverage report --include="$$package/*" || exit; \
+	done
 
 lint: setup $(VENV)/.setup-lint ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy vfiocore $(foreach plugin,$(PLUGINS),$(plugin)/vfiocore_$(notdir $(plugin)))
 	$(foreach example,$(EXAMPLES),MYPYPATH=$(example) $(BIN)/mypy $(wildcard $(example)/vfiocore_*) &&) true
+	$(BIN)/mypy $(EMBEDDER)
+	$(BIN)/pyright --pythonpath $(BIN)/python $(EMBEDDER)
+	@for package in vfiocore $(addprefix vfiocore_,$(notdir $(PLUGINS))); do \
+	    echo "every public type of $$package"; \
+	    PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --ignoreexternal --verifytypes $$package \
+	        >$(VENV)/types.log || { sed -n '/^Symbols/,$$p' $(VENV)/types.log; exit 1; }; \
+	done
 
 docs: setup $(VENV)/.setup-docs ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

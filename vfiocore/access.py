@@ -20,6 +20,7 @@ from vfiocore.errors import (
     kernel_error,
 )
 from vfiocore.host import MAP_SHARED, PROT_READ, PROT_WRITE
+from vfiocore.log import Log
 from vfiocore.uapi import vfio
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class DeviceAccess:
         fd: The device fd.
         name: The device's name in messages.
         owned: False if the fd was passed in; then close() leaves it open.
+        log: Where events of the device go; the session sets it.
     """
 
     host: Host = field(repr=False)
@@ -90,6 +92,7 @@ class DeviceAccess:
     name: str
     owned: bool = True
     closed: bool = False
+    log: Log = field(factory=Log, repr=False)
 
     # -- facts -------------------------------------------------------------------------------
     def info(self) -> DeviceInfo:

@@ -18,6 +18,7 @@ from attrs import define, evolve, field
 from vfiocore.container import Capability
 from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
+from vfiocore.memory.batch import BULK, DmaBatch
 from vfiocore.memory.mapping import DmaMapping
 from vfiocore.memory.ranges import FULL_RANGE, IovaRange, intersect, subtract
 from vfiocore.memory.table import MappingTable, Overlap
@@ -105,7 +106,11 @@ class VfioAddressSpace:
             DmaError: as `Container.dma_map` fails; DmaOverlapError (EEXIST) also where no
                 container shows what is there.
         """
-        with self.lock:
+        lock = self.lock
+        lock.acquire()  # twice as fast as `with`
+        try:
+            if len(batch) >= BULK:
+                batch = DmaBatch.of(batch)
             done = 0
             try:
                 for container in self.containers:
@@ -113,10 +118,11 @@ class VfioAddressSpace:
                     done += 1
                 self._enter(batch)
             except BaseException as error:
-                ranges = [(mapping.iova, mapping.size) for mapping in batch]
-                steps = [partial(c.dma_unmap, ranges) for c in self.containers[:done]]
+                steps = [partial(c.dma_remove, batch) for c in self.containers[:done]]
                 take_back(reversed(steps), error)
                 raise
+        finally:
+            lock.release()
 
     def unmap(self, batch: Batch) -> None:
         """Unmap a batch from every container, all or none; each as it was mapped.
@@ -125,14 +131,17 @@ class VfioAddressSpace:
             DmaNotMappedError: ENOENT, one of them is not mapped.
             DmaError: as `Container.dma_unmap` fails.
         """
-        ranges = [(mapping.iova, mapping.size) for mapping in batch]
-        with self.lock:
-            for index, mapping in enumerate(batch):
-                self._check_mapped(mapping, index)
+        lock = self.lock
+        lock.acquire()
+        try:
+            if len(batch) >= BULK:
+                batch = DmaBatch.of(batch)
+            if not self.mappings.has_all(batch):
+                raise self._not_mapped(batch)
             done = 0
             try:
                 for container in self.containers:
-                    container.dma_unmap(ranges)
+                    container.dma_remove(batch)
                     done += 1
             except BaseException as error:
                 steps = [partial(c.dma_map, batch) for c in self.containers[:done]]
@@ -141,6 +150,8 @@ class VfioAddressSpace:
             self.mappings.discard(batch)
             if batch:
                 self._allocator.freed(min(mapping.iova for mapping in batch))
+        finally:
+            lock.release()
 
     def show_bar(self, bar: DmaMapping) -> tuple[Container, ...]:
         """Map a BAR of a device in every container that can; those that cannot are returned.
@@ -281,15 +292,12 @@ class VfioAddressSpace:
         except Overlap as overlap:
             raise _overlap(str(overlap), overlap.index) from None
 
-    def _check_mapped(self, mapping: DmaMapping, index: int) -> None:
-        there = self.mappings.exactly(mapping.iova, mapping.size)
-        if there is mapping or there == mapping:
-            return
-        error = DmaNotMappedError(
-            errno.ENOENT, "dma_unmap", "address space", f"{mapping} is not mapped"
-        )
+    def _not_mapped(self, batch: Batch) -> DmaNotMappedError:
+        index = self.mappings.missing(batch)
+        text = f"{batch[index]} is not mapped, or named twice"
+        error = DmaNotMappedError(errno.ENOENT, "dma_unmap", "address space", text)
         error.index = index
-        raise error
+        return error
 
 
 def _overlap(text: str, index: int) -> DmaOverlapError:

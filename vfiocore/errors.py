@@ -43,6 +43,8 @@ from typing import Any, Self
 
 from attrs import frozen
 
+from vfiocore._errnos import errno_name
+
 
 class VfioError(Exception):
     """Base of everything that this library raises on purpose."""
@@ -72,7 +74,7 @@ class ConfigError(VfioError, ValueError):
     """The configuration is wrong; `problems` has all that was found."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems: tuple[Problem, ...] = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...], dict[str, Any]]:
@@ -137,7 +139,7 @@ class KernelError(VfioError, OSError):
     @property
     def errno_name(self) -> str:
         """``ENOMEM`` for 12."""
-        return _errno.errorcode.get(self.errno or 0, str(self.errno))
+        return errno_name(self.errno)
 
     def __str__(self) -> str:
         reason = self.detail or self.strerror

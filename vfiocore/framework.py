@@ -20,6 +20,7 @@ from vfiocore.config.validate import validate
 from vfiocore.errors import BrokenPluginError, ConfigError, PluginError, Problem, VfioError
 from vfiocore.fds import FdTable
 from vfiocore.host import LinuxHost
+from vfiocore.log import Log
 from vfiocore.memory.backends import MEMORY_BACKENDS
 from vfiocore.plan import LEGACY
 from vfiocore.plugins import PluginSet
@@ -27,6 +28,7 @@ from vfiocore.session import Session
 
 if TYPE_CHECKING:
     from vfiocore.host import Host
+    from vfiocore.log import Logger
     from vfiocore.registration import Backend
 
 LINUX = "linux"
@@ -53,6 +55,7 @@ class Framework:
         host: Host | str | None = None,
         fds: FdTable | None = None,
         kvm_fd: int | None = None,
+        logger: Logger | None = None,
     ) -> None:
         """Load plugins.
 
@@ -64,9 +67,13 @@ class Framework:
                 may name another.
             fds: Names for fds that were passed to the process.
             kvm_fd: The KVM-VFIO device of an embedder's virtual machine.
+            logger: Where events go: a logger of structlog, or what has its ``info`` and
+                ``warning``. If None, what structlog is configured to; if it is not, events are
+                dropped, and warnings are Python's.
         """
-        self.plugins = PluginSet(plugins, autoload=autoload, only=only)
-        self.fds = fds or FdTable()
+        self.log: Log = Log(logger)
+        self.plugins: PluginSet = PluginSet(plugins, autoload=autoload, only=only, log=self.log)
+        self.fds: FdTable = fds or FdTable()
         self._only = only or PluginFilter()
         self._host = host
         self._kvm_fd = kvm_fd
@@ -178,7 +185,7 @@ class Framework:
             )
         config = self.validate(config, problems)
         host = self._host_for(config)
-        return Session(host, self.plugins, config, fds=self.fds, kvm_fd=self._kvm_fd)
+        return Session(host, self.plugins, config, fds=self.fds, kvm_fd=self._kvm_fd, log=self.log)
 
     def _host_for(self, config: Config) -> Host:
         if self._host is None or isinstance(self._host, str):

@@ -36,8 +36,8 @@ API_VERSION = 1
 """The version of this contract. A plugin module may say which one it was written for with
 ``VFIOCORE_API = 1``; another number is refused when the plugin is loaded."""
 
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+hookspec: pluggy.HookspecMarker = pluggy.HookspecMarker(PROJECT)
+hookimpl: pluggy.HookimplMarker = pluggy.HookimplMarker(PROJECT)
 
 
 # -- registration ----------------------------------------------------------------------------------
@@ -47,8 +47,13 @@ def vfio_register_backends() -> Iterable[Backend]:
 
     Runs: once per framework, when plugins are loaded.
 
+    Thread: the one that makes the framework.
+
     Returns:
         Records; the hooks below are taken from the same module for each of them.
+
+    Raises:
+        BrokenPluginError: what a plugin gets for whatever its implementation raises.
 
     Example::
 
@@ -67,6 +72,14 @@ def vfio_register_device_types() -> Iterable[DeviceType]:
 
     Runs: once per framework, when plugins are loaded.
 
+    Thread: the one that makes the framework.
+
+    Returns:
+        Records; a configuration names a device type by its schema's name.
+
+    Raises:
+        BrokenPluginError: what a plugin gets for whatever its implementation raises.
+
     Example::
 
         @hookimpl
@@ -84,6 +97,14 @@ def vfio_register_hosts() -> Iterable[HostType]:
 
     Runs: once per framework, when plugins are loaded.
 
+    Thread: the one that makes the framework.
+
+    Returns:
+        Records; ``--host`` and ``host=`` name a host by its record's name.
+
+    Raises:
+        BrokenPluginError: what a plugin gets for whatever its implementation raises.
+
     Example::
 
         @hookimpl
@@ -99,7 +120,15 @@ def vfio_register_hosts() -> Iterable[HostType]:
 def vfio_register_commands() -> Iterable[Command]:
     """Add subcommands to ``vfiocore``.
 
-    Runs: once, when the command line is parsed.
+    Runs: once per framework, when plugins are loaded.
+
+    Thread: the one that makes the framework.
+
+    Returns:
+        Records; the commands themselves are loaded when they are run.
+
+    Raises:
+        BrokenPluginError: what a plugin gets for whatever its implementation raises.
 
     Example::
 
@@ -119,6 +148,8 @@ def vfio_setup_context(request: ContextRequest) -> Attachment | None:
 
     Runs: for each device of a session, in the order of the configuration, before anything is
     mapped for it. Legacy: group, SET_CONTAINER, SET_IOMMU. iommufd: cdev, BIND, ATTACH.
+
+    Thread: any, under the session's lock.
 
     Args:
         request: The device, the object it links to, and the containers that it may join.
@@ -151,8 +182,16 @@ def vfio_teardown_context(attachment: Attachment) -> None:
     Runs: after `vfio_close_device`, or without it if opening failed. If the container has no
     other attachment, everything has been unmapped before.
 
+    Thread: any, under the session's lock.
+
     Args:
         attachment: What `vfio_setup_context` returned.
+
+    Returns:
+        Nothing.
+
+    Raises:
+        KernelError: the first that failed.
 
     Guarantees to be kept: every step is tried even when one fails, and the first error is raised;
     afterwards the attachment is gone from ``container.attachments`` and a container without any
@@ -174,6 +213,8 @@ def vfio_open_device(attachment: Attachment) -> DeviceAccess | None:
     """Open the device whose secure context is set up and whose memory is mapped.
 
     Runs: once per attachment. Legacy: GET_DEVICE_FD from the group. iommufd: the bound cdev.
+
+    Thread: any, under the session's lock.
 
     Args:
         attachment: What `vfio_setup_context` returned.
@@ -203,9 +244,17 @@ def vfio_close_device(attachment: Attachment, device: DeviceAccess) -> None:
     Runs: after the frontend turned interrupts off and unmapped its regions. Legacy: close the
     device fd. iommufd: DETACH, close the cdev.
 
+    Thread: any, under the session's lock.
+
     Args:
         attachment: What `vfio_setup_context` returned.
         device: What `vfio_open_device` returned.
+
+    Returns:
+        Nothing.
+
+    Raises:
+        KernelError: the first that failed; every step is tried.
 
     Example::
 
@@ -225,9 +274,14 @@ def vfio_dma_map(container: Container, batch: Batch) -> None:
     Runs: after the container's own checks (alignment, ranges, overlap, entry limit); one call a
     batch. This is the hot path: log nothing, allocate little.
 
+    Thread: any, under the session's lock.
+
     Args:
         container: One of this backend's.
         batch: What to map; addresses and sizes in bytes.
+
+    Returns:
+        Nothing; all of the batch is mapped by then.
 
     Raises:
         DmaError: with ``index`` set to the item that failed, after undoing those before it
@@ -249,9 +303,14 @@ def vfio_dma_unmap(container: Container, batch: Batch) -> None:
 
     Runs: after the container's own checks; one call a batch.
 
+    Thread: any, under the session's lock.
+
     Args:
         container: One of this backend's.
-        batch: Mappings that exist.
+        batch: Mappings that exist; addresses and sizes in bytes.
+
+    Returns:
+        Nothing; all of the batch is unmapped by then.
 
     Raises:
         DmaError: with ``index`` set, after mapping again those that were unmapped before it.

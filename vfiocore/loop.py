@@ -5,16 +5,18 @@ An embedder with a loop of its own needs none of this: every `Vector` has a ``fi
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from attrs import define, field
 
 from vfiocore import _eventfd
-from vfiocore.errors import ClosedError
+from vfiocore.errors import ClosedError, KernelError, kernel_error
+from vfiocore.host import POLLIN, POLLNVAL
 from vfiocore.undo import run_all
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ NAME = "event loop"
 @define(eq=False)
 class EventLoop:
     """Runs handlers on the thread that calls `run` or `run_once`.
+
+    `remove` an fd before it is closed. One that was closed first is told once, by the next round:
+    its handler is taken out, and the round ends with a KernelError (EBADF) that names both. The
+    other handlers stay, and go on with the next `run` or `run_once`.
 
     Attributes:
         host: The host whose fds are waited for.
@@ -58,7 +64,11 @@ class EventLoop:
         self._wake_up()
 
     def run(self) -> None:
-        """Run handlers and calls until `stop` or `close`."""
+        """Run handlers and calls until `stop` or `close`, or until one of them raises.
+
+        Raises:
+            KernelError: as `run_once`.
+        """
         self._check_open()
         try:
             while not self._stopping:
@@ -67,15 +77,25 @@ class EventLoop:
             self._stopping = False
 
     def run_once(self, timeout: float | None = None) -> None:
-        """Wait up to `timeout` seconds for one round of events, and run what is due."""
+        """Wait up to `timeout` seconds for one round of events, and run what is due.
+
+        Raises:
+            KernelError: EBADF, an fd was closed before it was removed. What else was due has run.
+        """
         wake = self._wake_fd()
         wait = 0 if self._calls else timeout
-        for fd in _eventfd.poll(self.host, [wake, *self._handlers], wait, NAME):
-            self._dispatch(fd)
+        not_open = []
+        for fd, events in self._poll([wake, *self._handlers], wait):
+            if events & POLLNVAL:
+                not_open.append(fd)
+            else:
+                self._dispatch(fd)
         # Only those that are there now: one that calls again must not keep the fds waiting.
         for _ in range(len(self._calls)):
             with self._running:
                 self._calls.popleft()()
+        for fd in not_open:
+            self._give_up(fd)
 
     def stop(self) -> None:
         """Make `run` return after the current round, or the next one if none is running.
@@ -112,6 +132,12 @@ class EventLoop:
             )
 
     # ----------------------------------------------------------------------------------------
+    def _poll(self, fds: Sequence[int], timeout: float | None) -> list[tuple[int, int]]:
+        try:
+            return self.host.poll([(fd, POLLIN) for fd in fds], timeout)
+        except OSError as error:
+            raise kernel_error(error, "poll", NAME) from error
+
     def _dispatch(self, fd: int) -> None:
         if fd == self._wake:
             _eventfd.take(self.host, fd, NAME)
@@ -120,6 +146,25 @@ class EventLoop:
             handler = self._handlers.get(fd)  # a handler before this one may have removed it
             if handler is not None:
                 handler()
+
+    def _give_up(self, fd: int) -> None:
+        """Take out the handler of an fd that is not open: poll would report it for ever."""
+        with self._running:
+            # It may have been removed since the poll, and its number may be another file's by now.
+            if fd not in self._handlers or not self._is_closed(fd):
+                return
+            handler = self._handlers.pop(fd)
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise KernelError(
+            errno.EBADF,
+            "poll",
+            NAME,
+            f"fd {fd} was closed while {name} handles it",
+            "remove an fd from the loop before it is closed",
+        )
+
+    def _is_closed(self, fd: int) -> bool:
+        return any(events & POLLNVAL for _, events in self._poll([fd], 0))
 
     def _wake_fd(self) -> int:
         with self._wake_lock:

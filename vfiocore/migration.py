@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from vfiocore import log
 from vfiocore.config.types import OnOffAuto
 from vfiocore.container import Capability, Container
 from vfiocore.errors import UnsupportedError
@@ -80,7 +79,7 @@ def _decision(
     if wish is OnOffAuto.AUTO:
         return False, "neither the device nor its IOMMU tracks dirty pages"
     reason = "without dirty tracking all memory counts as dirty"
-    log.warn(
+    access.log.warn_of(
         "migration.forced",
         f"{access.name}: enable-migration=on: {reason}; migration will be slow",
         device=access.name,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Self
 
 from attrs import define, field
 
-from vfiocore import log
 from vfiocore.errors import UnsupportedError
 from vfiocore.memory.buffer import address_of
 from vfiocore.memory.mapping import DmaMapping
@@ -77,7 +76,7 @@ def share_region(
     peer = PeerMapping(where, tuple(mappings), unreachable, undo)
     region.before_unmap(peer.close)
     if unreachable:
-        log.warn(
+        region.access.log.warn_of(
             "p2p.unavailable",
             f"{region.name}: PCI p2p DMA is unsupported in {', '.join(unreachable)}:"
             " the backend cannot map a BAR by its address",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 from attrs import field, frozen
 
-from vfiocore import hookspecs, log
+from vfiocore import hookspecs
 from vfiocore.config._words import suggestion
 from vfiocore.config.model import PluginFilter
 from vfiocore.config.validate import KNOWN_PROVIDERS
@@ -24,6 +24,7 @@ from vfiocore.errors import (
     PluginVersionError,
 )
 from vfiocore.hookspecs import API_VERSION, ENTRY_POINT_GROUP, PROJECT
+from vfiocore.log import Log
 from vfiocore.registration import Backend, Command, DeviceType, HostType
 
 if TYPE_CHECKING:
@@ -100,7 +101,12 @@ class PluginSet:
     """The plugins of one framework. Independent of every other set in the process."""
 
     def __init__(
-        self, plugins: Sequence[object], *, autoload: bool, only: PluginFilter | None = None
+        self,
+        plugins: Sequence[object],
+        *,
+        autoload: bool,
+        only: PluginFilter | None = None,
+        log: Log | None = None,
     ) -> None:
         """Load `plugins`, then, with `autoload`, what is installed and passes `only`.
 
@@ -108,6 +114,7 @@ class PluginSet:
             BrokenPluginError, PluginVersionError: one of `plugins` does not fit the contract.
                 An installed plugin that does not costs a warning, until something names it.
         """
+        self._log = log or Log()
         self._manager = _new_manager()
         self._loaded: list[_Loaded] = []
         self._others: list[PluginInfo] = []
@@ -225,7 +232,7 @@ class PluginSet:
                 broken = _unusable(info, "broken", str(error))
                 self._others.append(broken)
                 self._errors[broken] = error
-                log.warn(
+                self._log.warn_of(
                     "plugin.broken",
                     f"{error}; it is not used",
                     plugin=info.name,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from attrs import define, field, frozen
 
@@ -18,9 +20,18 @@ if TYPE_CHECKING:
 
     from vfiocore.access import DeviceAccess, RegionInfo
 
+_Cell: TypeAlias = "ctypes._SimpleCData[int]"
 ByteOrder: TypeAlias = Literal["little", "big"]
 
-FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+Load: TypeAlias = Callable[[int], int]
+Store: TypeAlias = Callable[[int, int], None]
+
+REMEMBERED = 5000
+"""How many registers a region keeps at hand, for each width; others are looked for each time."""
+
+KINDS = MappingProxyType(
+    {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
+)
 
 
 @frozen
@@ -54,6 +65,18 @@ class Region:
         name: What messages call it: ``0000:02:00.0 BAR 0``.
         byteorder: The byte order of its registers.
         areas: What may be mapped.
+        read8: Called with an offset, reads an 8-bit register.
+        read16: The same for 16 bits, at an even offset.
+        read32: The same for 32 bits, at a multiple of 4.
+        read64: The same for 64 bits, at a multiple of 8.
+        write8: Called with an offset and a value, writes an 8-bit register.
+        write16: The same for 16 bits, at an even offset.
+        write32: The same for 32 bits, at a multiple of 4.
+        write64: The same for 64 bits, at a multiple of 8.
+
+    `read8` to `write64` raise ValueError for an offset that is misaligned or a value that does not
+    fit, DeviceAccessError (EINVAL) outside of the region, ClosedError once the device is closed.
+    In mapped memory each is one load or store of its width.
     """
 
     access: DeviceAccess = field(repr=False)
@@ -63,8 +86,22 @@ class Region:
     areas: tuple[Area, ...]
     _mappings: list[_Mapping] = field(factory=list, init=False, repr=False)
     _users: list[Callable[[], object]] = field(factory=list, init=False, repr=False)
-    _words: memoryview | None = field(default=None, init=False, repr=False)
-    _bad_word: int = field(default=3, init=False, repr=False)
+    _registers: dict[int, _Registers] = field(init=False, repr=False)
+    read8: Load = field(init=False, repr=False)
+    read16: Load = field(init=False, repr=False)
+    read32: Load = field(init=False, repr=False)
+    read64: Load = field(init=False, repr=False)
+    write8: Store = field(init=False, repr=False)
+    write16: Store = field(init=False, repr=False)
+    write32: Store = field(init=False, repr=False)
+    write64: Store = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._registers = {width: _Registers(_kind(width, self.byteorder)) for width in KINDS}
+        for width, registers in self._registers.items():
+            load, store = partial(self._load, width), partial(self._store, width)
+            setattr(self, f"read{8 * width}", _loader(registers, load))
+            setattr(self, f"write{8 * width}", _storer(registers, store))
 
     @property
     def index(self) -> int:
@@ -113,7 +150,6 @@ class Region:
         except BaseException:
             self.unmap()
             raise
-        self._take_shortcut()
 
     def unmap(self) -> None:
         """Unmap; idempotent. A `view` that is still alive keeps its pages until it is released."""
@@ -121,7 +157,8 @@ class Region:
         try:
             run_all(reversed(users))
         finally:
-            self._words = None
+            for registers in self._registers.values():
+                registers.cells.clear()
             while self._mappings:
                 _unmap(self._mappings.pop())
 
@@ -167,71 +204,26 @@ class Region:
         start = offset - mapping.area.offset
         mapping.view[start : start + len(source)] = source
 
-    def read8(self, offset: int) -> int:
-        """Read an 8-bit register."""
-        return self._load(offset, 1)
-
-    def read16(self, offset: int) -> int:
-        """Read a 16-bit register at an even offset."""
-        return self._load(offset, 2)
-
-    def read32(self, offset: int) -> int:
-        """Read a 32-bit register at a multiple of 4."""
-        words = self._words
-        # One test catches what is misaligned, negative or past the end (see _take_shortcut).
-        if words is not None and not offset & self._bad_word:
-            return words[offset >> 2]
-        return self._load(offset, 4)
-
-    def read64(self, offset: int) -> int:
-        """Read a 64-bit register at a multiple of 8."""
-        return self._load(offset, 8)
-
-    def write8(self, offset: int, value: int) -> None:
-        """Write an 8-bit register."""
-        self._store(offset, 1, value)
-
-    def write16(self, offset: int, value: int) -> None:
-        """Write a 16-bit register at an even offset."""
-        self._store(offset, 2, value)
-
-    def write32(self, offset: int, value: int) -> None:
-        """Write a 32-bit register at a multiple of 4."""
-        words = self._words
-        if words is not None and not offset & self._bad_word:
-            words[offset >> 2] = value
-            return
-        self._store(offset, 4, value)
-
-    def write64(self, offset: int, value: int) -> None:
-        """Write a 64-bit register at a multiple of 8."""
-        self._store(offset, 8, value)
-
     # ----------------------------------------------------------------------------------------
-    def _load(self, offset: int, width: int) -> int:
-        self._check_register(offset, width)
+    def _load(self, width: int, offset: int) -> int:
+        self._check_register(width, offset)
         mapping = self._mapping_at(offset, width)
-        if mapping is None:
+        if mapping is None or mapping.view.readonly:
             data = self.access.pread(width, self.info.offset + offset)
             return int.from_bytes(data, self.byteorder)
-        # A cast item is one load of that width; slicing would copy byte by byte.
-        start = offset - mapping.area.offset
-        value: int = mapping.view[start : start + width].cast(FORMATS[width])[0]
-        return value if self.byteorder == sys.byteorder else _swapped(value, width)
+        return self._registers[width].at(offset, mapping).value
 
-    def _store(self, offset: int, width: int, value: int) -> None:
-        self._check_register(offset, width)
+    def _store(self, width: int, offset: int, value: int) -> None:
+        self._check_register(width, offset)
         if not 0 <= value < 1 << 8 * width:
             raise ValueError(f"{self.name}: {value:#x} does not fit {8 * width} bits")
         mapping = self._mapping_at(offset, width)
         if mapping is None or mapping.view.readonly:
             self.access.pwrite(value.to_bytes(width, self.byteorder), self.info.offset + offset)
             return
-        start = offset - mapping.area.offset
-        native = value if self.byteorder == sys.byteorder else _swapped(value, width)
-        mapping.view[start : start + width].cast(FORMATS[width])[0] = native
+        self._registers[width].at(offset, mapping).value = value
 
-    def _check_register(self, offset: int, width: int) -> None:
+    def _check_register(self, width: int, offset: int) -> None:
         if offset % width:
             raise ValueError(f"{self.name}: offset {offset:#x} is not a multiple of {width}")
         self._check(offset, width)
@@ -254,18 +246,63 @@ class Region:
                 return mapping
         return None
 
-    def _take_shortcut(self) -> None:
-        """Give 32-bit registers a direct way if the whole region is mapped in native order.
 
-        Sizes of BARs are powers of two, so an offset is good exactly if it has no bit outside
-        ``size - 1`` and none of the two lowest.
-        """
-        whole = self._mapping_at(0, self.size)
-        native = self.byteorder == sys.byteorder and self.writable
-        if whole is None or not native or self.size & (self.size - 1) or self.size < 4:
+@define(eq=False)
+class _Registers:
+    """The registers of one width that were used in mapped memory.
+
+    Attributes:
+        kind: The integer type of ctypes with their width and byte order.
+        cells: The registers by offset; each is one load or store of its width.
+    """
+
+    kind: type[_Cell]
+    cells: dict[int, _Cell] = field(factory=dict, init=False)
+
+    def at(self, offset: int, mapping: _Mapping) -> _Cell:
+        """The register at an offset of the region that is good, in a mapping that has it."""
+        cell = self.kind.from_buffer(mapping.memory, offset - mapping.area.offset)
+        if len(self.cells) < REMEMBERED:
+            self.cells[offset] = cell
+        return cell
+
+
+# A function with what it needs in cells of its own takes two thirds of the time of a method.
+def _loader(registers: _Registers, otherwise: Load) -> Load:
+    cells = registers.cells
+
+    def load(offset: int) -> int:
+        try:
+            return cells[offset].value
+        except KeyError:
+            pass
+        return otherwise(offset)
+
+    return load
+
+
+def _storer(registers: _Registers, otherwise: Store) -> Store:
+    cells, limit = registers.cells, 1 << 8 * ctypes.sizeof(registers.kind)
+
+    def store(offset: int, value: int) -> None:
+        try:
+            cell = cells[offset]
+        except KeyError:
+            otherwise(offset, value)
             return
-        self._bad_word = ~(self.size - 1) | 3
-        self._words = whole.view.cast("I")
+        if 0 <= value < limit:
+            cell.value = value
+        else:
+            otherwise(offset, value)
+
+    return store
+
+
+def _kind(width: int, byteorder: ByteOrder) -> Any:
+    kind: Any = KINDS[width]  # typeshed does not know of the types of either byte order
+    if width == 1:
+        return kind
+    return kind.__ctype_le__ if byteorder == "little" else kind.__ctype_be__
 
 
 def _unmap(mapping: _Mapping) -> None:
@@ -275,10 +312,6 @@ def _unmap(mapping: _Mapping) -> None:
     except BufferError:
         # Somebody holds a view; the pages go with it. Closing the rest matters more.
         return
-
-
-def _swapped(value: int, width: int) -> int:
-    return int.from_bytes(value.to_bytes(width, "little"), "big")
 
 
 def mappable_areas(info: RegionInfo) -> tuple[Area, ...]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
 from vfiocore.config.schema import Property, TypeSchema
+from vfiocore.log import Log
 
 if TYPE_CHECKING:
     import click
@@ -69,6 +70,7 @@ class ContextRequest:
         containers: The containers of this backend that the address space has already, oldest
             first; the device should join one of them if it can, so that memory is pinned once.
         kvm: Where group or device fds have to be made known, or None.
+        log: Where events go.
     """
 
     host: Host
@@ -77,6 +79,7 @@ class ContextRequest:
     options: Mapping[str, Any]
     containers: tuple[Container, ...] = ()
     kvm: KvmLink | None = None
+    log: Log = Factory(Log)
 
 
 @frozen(kw_only=True)

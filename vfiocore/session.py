@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from attrs import define, field
 
-from vfiocore import log
 from vfiocore.address_space import VfioAddressSpace
 from vfiocore.container import Attachment, Container
 from vfiocore.errors import (
@@ -18,6 +17,7 @@ from vfiocore.errors import (
     kernel_error,
 )
 from vfiocore.kvm import KvmLink
+from vfiocore.log import Log
 from vfiocore.loop import EventLoop
 from vfiocore.memory.backends import MEMORY_BACKENDS, make_ram
 from vfiocore.memory.buffer import DmaBuffer
@@ -67,6 +67,7 @@ class Session:
             threads do so, hold `lock`.
         space: The same as the containers show it, with the buffers of drivers.
         loop: An event loop for those who have none.
+        log: Where its events go.
         lock: The lock of the control plane.
     """
 
@@ -75,6 +76,7 @@ class Session:
     memory: AddressSpace
     space: VfioAddressSpace
     loop: EventLoop
+    log: Log = field(repr=False)
     lock: threading.RLock = field(repr=False)
     _plugins: PluginSet = field(repr=False)
     _fds: FdTable = field(repr=False)
@@ -94,6 +96,7 @@ class Session:
         *,
         fds: FdTable,
         kvm_fd: int | None = None,
+        log: Log | None = None,
     ) -> None:
         """Open everything in `config`, or nothing.
 
@@ -103,9 +106,11 @@ class Session:
             config: A validated configuration.
             fds: The names of passed fds.
             kvm_fd: An embedder's KVM-VFIO device; every group or device is added to it.
+            log: Where its events go.
         """
         self.host = host
         self.config = config
+        self.log = log or Log()
         self.lock = threading.RLock()
         self.memory = AddressSpace("memory")
         self.space = VfioAddressSpace(host.page_size, self.lock)
@@ -187,7 +192,8 @@ class Session:
         with self.lock:
             self._check_open()
             try:
-                buffer = DmaBuffer(self.host, size, shared=shared)
+                page = self.space.granularity
+                buffer = DmaBuffer(self.host, size, shared=shared, align=page)
             except OSError as error:
                 raise kernel_error(
                     error, "mmap", "DMA buffer", detail=f"{size:#x} bytes"
@@ -292,6 +298,7 @@ class Session:
                 self.space.add(container)
             access = _given("vfio_open_device", plan, hooks.open_device(attachment))
             undo.push(hooks.close_device, attachment, access)
+            access.log = self.log
             device = plan.type.wrap(
                 DeviceSetup(
                     config=config,
@@ -303,7 +310,7 @@ class Session:
             )
             undo.push(device.release)
         self._devices[device.id] = _Live(device, undo)
-        log.info("device.opened", device=device.name, id=device.id, container=container.label)
+        self.log.info("device.opened", device=device.name, id=device.id, container=container.label)
 
     def _request(self, plan: DevicePlan) -> ContextRequest:
         link = plan.config.properties.get(plan.backend.name) if plan.config.backend else None
@@ -313,6 +320,7 @@ class Session:
             target=plan.target,
             backend_object=backend_object,
             options=plan.config.properties,
+            log=self.log,
             containers=tuple(self._joinable(plan.backend.name, backend_object)),
             kvm=self._kvm if plan.type.needs_kvm or self._kvm_fd is not None else None,
         )
@@ -358,7 +366,9 @@ class Session:
         if iova is None:
             step = max(align or 0, self.space.granularity)
             iova = self.space.allocate(buffer.length, align=step, below=below)
-        return DmaMapping(iova, buffer.length, buffer.vaddr, access, buffer.fd, 0)
+        # By file, the offset has to be aligned as well as the address.
+        fd = None if buffer.fd_offset else buffer.fd
+        return DmaMapping(iova, buffer.length, buffer.vaddr, access, fd)
 
     def _release(self, buffer: DmaBuffer, mapping: DmaMapping) -> None:
         with self.lock:

@@ -1,4 +1,4 @@
-"""Directives that put the tables of `_ext.tables` and `_ext.faults` into a page."""
+"""Directives that put what the other modules of `_ext` make into a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sphinx.util.docutils import SphinxDirective
 
-from _ext import faults, tables
+from _ext import distributions, faults, hints, hooks, kinds, tables
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -18,6 +18,11 @@ SOURCES: dict[str, Callable[[], str]] = {
     "command-options": tables.command_options,
     "properties": tables.properties,
     "property-types": tables.property_types,
+    "dependencies": distributions.dependencies,
+    "distributions": distributions.distributions,
+    "errnos": kinds.errnos,
+    "hints": hints.hints,
+    "hooks": hooks.hooks,
     "mistakes": faults.mistakes,
     "refusals": faults.refusals,
 }

@@ -123,6 +123,13 @@ def test_a_missing_linked_backend_is_told_with_what_to_install() -> None:
     assert_says(text, "no plugin provides backend 'iommufd'", "install vfiocore-iommufd")
 
 
+def test_a_missing_backend_is_not_taken_for_another_property() -> None:
+    framework = Framework([vfiocore_legacy.plugin, vfiocore_pci.plugin], autoload=False)
+    with pytest.raises(MissingPluginError) as caught:
+        framework.open(LINKED)
+    assert "noiommu" not in str(caught.value.__cause__)
+
+
 def test_a_blocked_plugin_is_told_with_what_blocks_it() -> None:
     framework = Framework(only=PluginFilter(block=("pci",)))
     text = refused_open(MissingPluginError, CARD, framework=framework)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 
 from vfiocore.uapi.vfio import VFIO_PCI_REQ_IRQ_INDEX
-from vfiocore_sim.devices import EduDevice
+from vfiocore_sim.devices import EduDevice, NvmeDevice
 from vfiocore_sim.vfio.irqset import IrqRequest
+
+FACTORIAL = 0x08
+CONTROLLER_STATUS = 0x1C
 
 
 class Corrupt(EduDevice):
@@ -14,6 +17,20 @@ class Corrupt(EduDevice):
 
     def dma_write(self, iova: int, data: bytes) -> None:
         super().dma_write(iova, bytes([data[0] ^ 1]) + data[1:])
+
+
+class Miscounting(EduDevice):
+    """Is off by one in every factorial."""
+
+    def read(self, bar: int, offset: int, size: int) -> int:
+        return super().read(bar, offset, size) + (offset == FACTORIAL)
+
+
+class NeverReady(NvmeDevice):
+    """Is enabled, and does not come up."""
+
+    def read(self, bar: int, offset: int, size: int) -> int:
+        return 0 if offset == CONTROLLER_STATUS else super().read(bar, offset, size)
 
 
 class Taken(EduDevice):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         return Result(int(stop.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def run_unread(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Run the command in this process, with a stdout whose reader has gone."""
+
+    def unread(*arguments: str) -> Result:
+        reader, writer = os.pipe()
+        os.close(reader)
+        # Closing it writes what is still to be written, as Python does at its end.
+        with open(writer, "w", encoding="utf-8") as stdout, redirect_stdout(stdout):
+            return run(*arguments)
+
+    return unread
 
 
 @pytest.fixture

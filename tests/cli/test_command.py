@@ -18,6 +18,7 @@ from vfiocore.cli import app, main
 from vfiocore.cli.exit_codes import MEANINGS, ExitCode
 from vfiocore.cli.output import Output
 from vfiocore.errors import BusyError, ConfigError, MissingPluginError, Problem
+from vfiocore.log import VfioWarning
 
 from .schema import faults
 
@@ -56,7 +57,7 @@ def test_the_command_is_installed() -> None:
 def test_help_lists_subcommands_and_exit_codes(run: Run) -> None:
     result = run("--help")
     assert result.code == 0
-    for name in ("check", "demo", "devices", "plugins", "run", "show"):
+    for name in app.COMMANDS:
         assert f"\n  {name} " in result.out
     for code, meaning in MEANINGS.items():
         assert f"{int(code):>3}  {meaning}" in result.out
@@ -262,6 +263,28 @@ def test_a_reader_that_has_enough_is_no_error(spawn: Spawn, arguments: tuple[str
     assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("--version",), ("demo", "--help"), ("demo",), ("devices", "--host", "sim")],
+)
+def test_whatever_is_not_read_any_more_is_done(run_unread: Run, arguments: tuple[str, ...]) -> None:
+    result = run_unread(*arguments)
+    assert (result.code, result.err) == (ExitCode.OK, "")
+
+
+def test_what_a_plugin_prints_needs_no_reader_either(
+    run_unread: Run, distribution: Install
+) -> None:
+    distribution("greeter", GREETING.format(name="greet").replace("request.output.text", "print"))
+    result = run_unread("greet", "--host", "sim")
+    assert (result.code, result.err) == (ExitCode.OK, "")
+
+
+def test_a_failure_is_one_without_a_reader_too(run_unread: Run) -> None:
+    result = run_unread("show", "0000:99:00.0", "--host", "sim", "--json")
+    assert (result.code, result.err) == (ExitCode.NO_DEVICE, "")
+
+
 @pytest.mark.parametrize("missing", [["click"], ["rich"], ["click", "rich"]])
 def test_a_missing_extra_is_named_with_what_to_install(spawn: Spawn, missing: list[str]) -> None:
     hidden = "".join(f"import sys; sys.modules[{name!r}] = None; " for name in missing)
@@ -318,6 +341,21 @@ def test_the_entry_point_says_what_the_extra_is_for(
 def test_a_shell_completes_the_names_of_subcommands() -> None:
     found = ShellComplete(app.app, {}, "vfiocore", "_VFIOCORE_COMPLETE").get_completions([], "de")
     assert [item.value for item in found] == ["demo", "devices"]
+
+
+def test_a_shell_completes_the_subcommands_of_plugins(distribution: Install) -> None:
+    distribution("greeter", GREETING.format(name="greet"))
+    found = ShellComplete(app.app, {}, "vfiocore", "_VFIOCORE_COMPLETE").get_completions([], "gr")
+    assert [item.value for item in found] == ["greet"]
+
+
+def test_plugins_are_read_once_a_run(distribution: Install) -> None:
+    distribution("greeter", GREETING.format(name="greet"))
+    distribution("taker", GREETING.format(name="check"))
+    complete = ShellComplete(app.app, {}, "vfiocore", "_VFIOCORE_COMPLETE")
+    with pytest.warns(VfioWarning) as told:
+        complete.get_completions([], "gr")
+    assert len(told) == 1
 
 
 def test_an_interrupt_is_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

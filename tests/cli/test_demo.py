@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from vfiocore_sim.topology import AP_MATRIX_UUID, CCW_DISK_UUID
+
 Run = Callable[..., Any]
 
 SEED = [
@@ -12,6 +14,28 @@ SEED = [
     "-device vfio-pci,id=edu,iommufd=iommufd0,fd=",
     "-device vfio-pci,id=edu,host=0000:02:00.0\n",
 ]
+
+NEVER_READY = f"""
+[[pci]]
+name = "0000:03:00.0"
+device = "cards:NeverReady"
+group = 2
+
+[[platform]]
+name = "10000000.timer"
+device = "timer"
+group = 3
+
+[[ap_matrix]]
+name = "{AP_MATRIX_UUID}"
+
+[[subchannel]]
+name = "0.0.0001"
+
+[[mdev]]
+name = "{CCW_DISK_UUID}"
+parent = "0.0.0001"
+"""
 
 
 def test_the_three_configurations_of_the_guide_run(run: Run) -> None:
@@ -41,6 +65,22 @@ def test_a_device_that_corrupts_data_is_found_out(run: Run, machine: Callable[..
     assert result.err.startswith(
         "vfiocore: the card's copy: 1 of 1024 bytes came back wrong, the first at 0x0"
     )
+
+
+def test_a_device_that_gives_a_wrong_result_is_found_out(
+    run: Run, machine: Callable[..., str]
+) -> None:
+    result = run("demo", "--host", machine("cards:Miscounting"))
+    assert result.code == 1
+    assert result.err == "vfiocore: 10!: 3628801 came back, 3628800 was expected\n"
+
+
+def test_a_controller_that_never_becomes_ready_is_given_up(
+    run: Run, machine: Callable[..., str]
+) -> None:
+    result = run("demo", "--host", machine(more=NEVER_READY))
+    assert result.code == 1
+    assert result.err == "vfiocore: the controller does not become ready\n"
 
 
 def test_a_machine_without_the_devices_is_told_so(run: Run, machine: Callable[..., str]) -> None:

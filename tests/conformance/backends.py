@@ -10,8 +10,11 @@ import vfiocore_iommufd.plugin
 import vfiocore_legacy.plugin
 import vfiocore_pci.plugin
 from vfiocore.container import Capability
+from vfiocore.testing import BackendUnderTest
 from vfiocore.testing.sim import CARDS, SimBackend, SimFaults, machine
+from vfiocore_sim.devices import EduDevice
 from vfiocore_sim.host import SimHost
+from vfiocore_sim.topology import IommuModel, Topology
 
 PAGE = mmap.PAGESIZE
 ENTRIES = 48
@@ -104,3 +107,37 @@ def iommufd(on: SimHost | None = None, **more: Any) -> SimBackend:
 def iommufd_without_files() -> SimBackend:
     """Before Linux 6.13."""
     return iommufd(host(without={"IOMMU_IOAS_MAP_FILE"}), capabilities=Capability.DIRTY_TRACKING)
+
+
+# -- declarations of others ------------------------------------------------------------------------
+class SaysTheLeast(SimBackend):
+    """What its author has to say, and nothing that the suite can do without."""
+
+    pinned_bytes = BackendUnderTest.pinned_bytes
+    pass_device = BackendUnderTest.pass_device
+
+
+def the_least() -> BackendUnderTest:
+    on = host()
+    return SaysTheLeast(
+        host=on,
+        plugins=[vfiocore_legacy.plugin, vfiocore_pci.plugin],
+        name="legacy",
+        devices=devices()[:2],
+        has_objects=False,
+        capabilities=Capability.BAR_BY_ADDRESS | Capability.DIRTY_TRACKING,
+    )
+
+
+def without_mappable_regions() -> SimBackend:
+    """Cards that have registers alone."""
+    topology = Topology()
+    for group, name in enumerate(CARDS, start=1):
+        topology.pci(name, EduDevice, group=group)
+    return legacy(SimHost(topology, page_size=PAGE))
+
+
+def with_addresses(pages: int) -> SimBackend:
+    """An IOMMU that translates so many pages from 0 on."""
+    reach = IommuModel(aperture=(0, pages * PAGE - 1), reserved=())
+    return legacy(SimHost(machine(PAGE).iommu(1, reach), page_size=PAGE))

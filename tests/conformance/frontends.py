@@ -86,7 +86,13 @@ def pci(backend: str, plugins: Sequence[object] = PLUGINS) -> DeviceUnderTest:
 
 
 # -- platform --------------------------------------------------------------------------------------
-def platform(backend: str) -> DeviceUnderTest:
+class WithoutReset(TimerDevice):
+    """The kernel has no reset function for it."""
+
+    has_reset = False
+
+
+def platform(backend: str, program: type[TimerDevice] = TimerDevice) -> DeviceUnderTest:
     def expire(session: Session) -> None:
         registers = session["device"].regions[0]
         # The line stays asserted until it is acknowledged.
@@ -94,7 +100,7 @@ def platform(backend: str) -> DeviceUnderTest:
         registers.write32(timer.REG_CONTROL, timer.CONTROL_START)
 
     return under_test(
-        SimHost(Topology().platform(TIMER, TimerDevice, group=1)),
+        SimHost(Topology().platform(TIMER, program, group=1)),
         backend,
         f"vfio-platform,host={TIMER}",
         registers=(
@@ -102,6 +108,7 @@ def platform(backend: str) -> DeviceUnderTest:
             Register(region=0, offset=timer.REG_RECORD_LOW, initial=0, keeps=0x0102_0304),
         ),
         interrupts={timer.IRQ_EXPIRED: expire, timer.IRQ_TICK: expire},
+        resettable=program.has_reset,
     )
 
 

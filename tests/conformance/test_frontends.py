@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from vfiocore.testing import DeviceSuite, DeviceUnderTest
+from vfiocore.testing.topics.regions import Reset
 
-from .frontends import BACKENDS, ap, ccw, pci, platform
+from .frontends import BACKENDS, WithoutReset, ap, ccw, pci, platform
 
 on_both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -23,6 +24,13 @@ class TestPlatform(DeviceSuite):
     @pytest.fixture
     def device(self, backend: str) -> DeviceUnderTest:
         return platform(backend)
+
+
+@on_both_backends
+class TestPlatformWithoutReset(Reset):
+    @pytest.fixture
+    def device(self, backend: str) -> DeviceUnderTest:
+        return platform(backend, WithoutReset)
 
 
 @on_both_backends

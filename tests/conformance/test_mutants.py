@@ -46,11 +46,13 @@ class Run:
     Attributes:
         make: Makes what the fixtures give, for each test anew.
         passed: How many tests passed.
-        failed: The others, by name, with what they said.
+        failed: Those that failed, by name, with what they said.
+        skipped: Those that could not be run, by name, with the reason.
     """
 
     make: Callable[[], Any]
     passed: int = 0
+    skipped: dict[str, str] = field(factory=dict)
     failed: dict[str, str] = field(factory=dict)
 
     @pytest.fixture
@@ -67,6 +69,8 @@ class Run:
         name = report.nodeid.rpartition("::")[2].partition("[")[0]
         if report.failed:
             self.failed[name] = self.failed.get(name, "") + str(report.longrepr)
+        elif report.skipped:
+            self.skipped[name] = str(report.longrepr)
         elif report.passed and report.when == "call":
             self.passed += 1
 
@@ -106,6 +110,66 @@ def test_what_mutants_are_made_of_passes(tmp_path: Path, topic: str, plugin: Any
     outcome = run(tmp_path, topic, Caught(plugin, "", "", on).backend)
     assert outcome.failed == {}
     assert outcome.passed
+
+
+@pytest.mark.parametrize("topic", BACKEND_TOPICS)
+def test_a_backend_of_which_the_least_is_said_passes(tmp_path: Path, topic: str) -> None:
+    outcome = run(tmp_path, topic, backends.the_least)
+    assert outcome.failed == {}
+    assert outcome.passed
+
+
+@pytest.mark.parametrize(
+    ("make", "test", "reason"),
+    [
+        (
+            backends.the_least,
+            "Errors.test_too_much_memory_is_a_memlock_error",
+            "declared: memlock_limit=None, no limit that a test could reach",
+        ),
+        (
+            backends.the_least,
+            "Errors.test_a_failed_map_is_a_dma_error",
+            "BackendUnderTest.faults is None: nothing can be made to fail",
+        ),
+        (
+            backends.the_least,
+            "Sharing.test_memory_of_a_shared_container_is_pinned_once",
+            "what is pinned cannot be seen",
+        ),
+        (
+            backends.without_mappable_regions,
+            "Errors.test_another_devices_bar_is_mapped_or_refused",
+            "0000:02:00.0 has no region that can be mapped",
+        ),
+    ],
+)
+def test_what_cannot_be_tested_is_skipped_with_the_reason(
+    tmp_path: Path, make: Callable[[], Any], test: str, reason: str
+) -> None:
+    topic, _, name = test.partition(".")
+    outcome = run(tmp_path, topic, make, name)
+    assert outcome.passed == 0
+    assert outcome.failed == {}
+    assert reason in outcome.skipped[name]
+
+
+# -- addresses -------------------------------------------------------------------------------------
+ROOM = 256
+"""How many pages in a row the suite wants."""
+
+
+def test_few_addresses_from_0_on_will_do(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "MapAndUnmap", lambda: backends.with_addresses(ROOM))
+    assert outcome.failed == {}
+    assert outcome.passed
+
+
+def test_too_few_addresses_are_told(tmp_path: Path) -> None:
+    name = "test_a_device_reads_what_is_mapped"
+    outcome = run(tmp_path, "MapAndUnmap", lambda: backends.with_addresses(ROOM - 1), name)
+    text = f"no {ROOM * backends.PAGE:#x} bytes in a row are usable in 0x0-"
+    assert text in outcome.failed[name]
 
 
 # -- frontends -------------------------------------------------------------------------------------

@@ -116,6 +116,25 @@ def test_a_container_that_fails_takes_the_batch_back_in_all(space: VfioAddressSp
     assert iovas(space.mappings) == [1]
 
 
+def test_a_large_batch_goes_to_every_container_as_one(space: VfioAddressSpace) -> None:
+    batch = [page(number) for number in range(100)]
+    first, second = with_containers(space)
+    space.map(batch)
+    space.unmap(batch)
+    assert first.kernel.calls == second.kernel.calls == ["map 100", "unmap 100"]
+    assert list(space.mappings) == []
+
+
+def test_a_large_batch_is_taken_back_in_all(space: VfioAddressSpace) -> None:
+    first, second = with_containers(space)
+    second.kernel.refuse_map = {70 * PAGE}
+    with pytest.raises(DmaError) as caught:
+        space.map([page(number) for number in range(100)])
+    assert caught.value.index == 70
+    assert first.kernel.mapped == second.kernel.mapped == {}
+    assert list(space.mappings) == list(first.mappings) == []
+
+
 def test_an_unmap_that_fails_in_one_container_leaves_all_mapped(space: VfioAddressSpace) -> None:
     first, second = with_containers(space)
     space.map([page(1)])

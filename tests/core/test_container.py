@@ -25,6 +25,9 @@ from vfiocore.sysfs import HostDevice
 
 from .scripted import PAGE, ScriptedHost
 
+LARGE = 40
+"""A batch that is looked at as a whole."""
+
 
 @define(eq=False)
 class Kernel:
@@ -198,6 +201,64 @@ def test_an_error_has_the_addresses_in_hex(container: Container) -> None:
     assert caught.value.subject == "IOAS 3"
 
 
+# -- large batches ---------------------------------------------------------------------------------
+def test_a_large_batch_is_mapped_and_unmapped_as_one(container: Container, kernel: Kernel) -> None:
+    batch = [page(2 * number) for number in range(LARGE)]
+    container.dma_map(batch)
+    assert list(container.mappings) == batch
+    container.dma_remove(batch)
+    assert kernel.calls == [f"map {LARGE}", f"unmap {LARGE}"]
+    assert len(container.mappings) == 0
+
+
+def test_a_large_batch_need_not_be_in_order(container: Container) -> None:
+    container.dma_map([page(LARGE - number) for number in range(LARGE)])
+    assert iovas(container.mappings) == list(range(1, LARGE + 1))
+
+
+def test_a_large_batch_may_lie_in_several_usable_ranges(container: Container) -> None:
+    container.iova_ranges = (IovaRange(0, 10 * PAGE - 1), IovaRange(20 * PAGE, 1 << 40))
+    container.dma_map([page(number) for number in (*range(10), *range(20, 20 + LARGE))])
+    assert len(container.mappings) == LARGE + 10
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (DmaMapping(7, PAGE, PAGE), DmaAlignmentError),
+        (DmaMapping(PAGE << 30, PAGE, 7), DmaAlignmentError),
+        (DmaMapping(PAGE << 30, 0, PAGE), DmaAlignmentError),
+        (DmaMapping(-PAGE, PAGE, PAGE), DmaRangeError),
+        (DmaMapping(PAGE << 50, PAGE, PAGE), DmaRangeError),
+        (page(5), DmaOverlapError),
+    ],
+)
+def test_a_wrong_item_of_a_large_batch_is_named(
+    container: Container, kernel: Kernel, wrong: DmaMapping, kind: type[DmaError]
+) -> None:
+    container.iova_ranges = (IovaRange(0, (PAGE << 40) - 1),)
+    batch = [page(number) for number in range(LARGE)]
+    batch[LARGE - 3] = wrong
+    with pytest.raises(kind) as caught:
+        container.dma_map(batch)
+    assert caught.value.index == LARGE - 3
+    assert len(container.mappings) == 0
+    assert kernel.calls == []
+
+
+def test_the_window_that_a_mapping_was_checked_by_goes_with_the_ranges(
+    container: Container,
+) -> None:
+    container.dma_map([page(1)])
+    container.iova_ranges = (IovaRange(0, 4 * PAGE - 1),)
+    container.dma_map([page(3)])
+    with pytest.raises(DmaRangeError):
+        container.dma_map([page(4)])
+    container.page_sizes = 2 * PAGE
+    with pytest.raises(DmaAlignmentError):
+        container.dma_map([page(2)])
+
+
 # -- unmapping -------------------------------------------------------------------------------------
 def test_a_range_takes_every_mapping_inside(container: Container, kernel: Kernel) -> None:
     container.dma_map([page(1), page(3), page(7)])
@@ -239,6 +300,20 @@ def test_an_unmap_that_the_kernel_refuses_leaves_everything_mapped_and_names_the
     assert caught.value.index == 1
     assert iovas(container.mappings) == [1, 2, 3]
     assert sorted(kernel.mapped) == [PAGE, 2 * PAGE, 3 * PAGE]
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_what_is_not_mapped_as_it_is_named_cannot_be_removed(
+    container: Container, kernel: Kernel, count: int
+) -> None:
+    batch = [page(number) for number in range(count)]
+    container.dma_map(batch)
+    for wrong in ([*batch, page(99)], [*batch, batch[0]], [*batch[:-1], page(count - 1, 2)]):
+        with pytest.raises(DmaNotMappedError) as caught:
+            container.dma_remove(wrong)
+        assert caught.value.index == len(wrong) - 1
+    assert list(container.mappings) == batch
+    assert kernel.calls == [f"map {count}"]
 
 
 def test_unmapping_everything_is_one_call(container: Container, kernel: Kernel) -> None:
@@ -284,6 +359,8 @@ def test_a_closed_container_neither_maps_nor_unmaps(container: Container) -> Non
         container.dma_map([page(2)])
     with pytest.raises(ClosedError):
         container.dma_unmap([(PAGE, PAGE)])
+    with pytest.raises(ClosedError):
+        container.dma_remove([page(1)])
 
 
 def test_mapping_waits_for_the_sessions_lock(container: Container) -> None:

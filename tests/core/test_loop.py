@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
-from vfiocore.errors import ClosedError
+from vfiocore.errors import ClosedError, KernelError
 from vfiocore.host import EVENTFD_ONE
 from vfiocore.loop import EventLoop
 
@@ -186,6 +188,118 @@ def test_a_drained_section_inside_a_handler_is_entered_at_once(loop: EventLoop) 
     assert seen == [1]
 
 
+# -- fds that were closed before they were removed -------------------------------------------------
+def unexpected() -> None:
+    pytest.fail("it ran")
+
+
+def test_an_fd_that_was_closed_first_is_told_with_its_handler(
+    loop: EventLoop, host: ScriptedHost, event: int
+) -> None:
+    loop.add(event, unexpected)
+    host.close(event)
+    with pytest.raises(KernelError, match=f"fd {event} was closed .* unexpected") as caught:
+        loop.run_once(5)
+    assert (caught.value.errno, caught.value.subject) == (errno.EBADF, "event loop")
+    assert caught.value.hint == "remove an fd from the loop before it is closed"
+
+
+def test_a_handler_without_a_name_of_its_own_is_told_in_full(
+    loop: EventLoop, host: ScriptedHost, event: int
+) -> None:
+    loop.add(event, partial(unexpected))
+    host.close(event)
+    with pytest.raises(KernelError, match=r"functools\.partial\(<function unexpected"):
+        loop.run_once(5)
+
+
+def test_an_fd_that_was_closed_first_is_told_once(
+    loop: EventLoop, host: ScriptedHost, event: int
+) -> None:
+    loop.add(event, unexpected)
+    host.close(event)
+    with pytest.raises(KernelError):
+        loop.run_once(5)
+    before = time.monotonic()
+    loop.run_once(0.05)
+    assert time.monotonic() - before >= 0.04  # it waits again, rather than to come back at once
+
+
+def test_each_fd_that_was_closed_first_is_told(loop: EventLoop, host: ScriptedHost) -> None:
+    events = [host.eventfd(), host.eventfd()]
+    for event in events:
+        loop.add(event, unexpected)
+        host.close(event)
+    for event in events:
+        with pytest.raises(KernelError, match=f"fd {event} was closed"):
+            loop.run_once(5)
+    loop.run_once(0)
+
+
+def test_what_else_is_due_runs_before_a_closed_fd_is_told(
+    loop: EventLoop, host: ScriptedHost, event: int
+) -> None:
+    other, seen = host.eventfd(1), list[str]()
+    loop.add(event, unexpected)
+    loop.add(other, lambda: seen.append("handler"))
+    loop.call(seen.append, "call")
+    host.close(event)
+    with pytest.raises(KernelError):
+        loop.run_once(5)
+    assert seen == ["handler", "call"]
+    loop.run_once(5)
+    assert seen == ["handler", "call", "handler"]
+
+
+def test_a_closed_fd_ends_run_which_can_be_called_again(
+    loop: EventLoop, host: ScriptedHost, event: int
+) -> None:
+    loop.add(event, unexpected)
+    host.close(event)
+    with pytest.raises(KernelError):
+        loop.run()
+    loop.call(loop.stop)
+    loop.run()
+
+
+def test_an_fd_that_was_closed_and_removed_in_the_same_round_is_fine(
+    loop: EventLoop, host: ScriptedHost, event: int
+) -> None:
+    loop.add(event, unexpected)
+    loop.call(loop.remove, event)
+    host.close(event)
+    loop.run_once(5)
+
+
+def test_a_number_that_is_another_files_by_the_end_of_the_round_is_kept(
+    loop: EventLoop, host: ScriptedHost, event: int
+) -> None:
+    other, seen = host.eventfd(1), list[bytes]()
+
+    def reuse() -> None:
+        loop.remove(event)
+        os.dup2(other, event, inheritable=False)
+        loop.add(event, lambda: seen.append(os.read(event, 8)))
+
+    loop.add(event, unexpected)
+    loop.call(reuse)
+    host.close(event)
+    loop.run_once(5)
+    loop.run_once(5)
+    os.close(event)
+    assert seen == [EVENTFD_ONE]
+
+
+def test_a_poll_that_fails_is_told(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poll(*_arguments: object) -> list[tuple[int, int]]:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(loop.host, "poll", poll)
+    with pytest.raises(KernelError, match=r"event loop: poll failed.*ENOMEM"):
+        loop.run_once(0)
+
+
+# -- the end ---------------------------------------------------------------------------------------
 def test_closing_ends_a_loop_that_runs_in_another_thread(
     loop: EventLoop, host: ScriptedHost
 ) -> None:

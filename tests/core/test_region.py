@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vfiocore.access import DeviceAccess, RegionInfo
 from vfiocore.capabilities import Capability
 from vfiocore.errors import ClosedError, DeviceAccessError, UnsupportedError
-from vfiocore.region import Area, Region, mappable_areas, region_type
+from vfiocore.region import Area, ByteOrder, Region, mappable_areas, region_type
 from vfiocore.uapi import vfio
 
 from .scripted import MAPPABLE, PAGE, READ_WRITE, ScriptedHost, device_file, region_of
@@ -94,31 +94,60 @@ def test_bytes_outside_are_refused(region: Region, offset: int, size: int) -> No
 def test_a_value_that_does_not_fit_is_refused_and_not_cut(
     region: Region, width: int, too: str
 ) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the direct way has memoryview's words
-        getattr(region, f"write{width}")(0, 1 << width if too == "large" else -1)
-    assert region.read64(0) == 0
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"does not fit {width} bits"):
+            getattr(region, f"write{width}")(0, 1 << width if too == "large" else -1)
+        assert getattr(region, f"read{width}")(0) == 0
 
 
-@given(st.integers(-8, 80), st.integers(0, 2**32 - 1))
-def test_a_mapped_register_is_the_same_as_one_in_the_file(offset: int, value: int) -> None:
+@given(
+    width=st.sampled_from([8, 16, 32, 64]),
+    byteorder=st.sampled_from(["little", "big"]),
+    accesses=st.lists(
+        st.tuples(st.integers(-8, 80) | st.just(16), st.integers(-1, 2**64)), min_size=1, max_size=6
+    ),
+)
+def test_a_mapped_register_is_the_same_as_one_in_the_file(
+    width: int, byteorder: ByteOrder, accesses: list[tuple[int, int]]
+) -> None:
     host = ScriptedHost()
     access = device_file(host, 2 * PAGE)
-    plain, mapped = region_of(access, size=64, offset=0), region_of(access, size=64, offset=0)
+    plain, mapped = (region_of(access, size=64, offset=0, byteorder=byteorder) for _ in range(2))
     mapped.map()
     try:
-        outcomes = [outcome(plain, offset, value), outcome(mapped, offset, value)]
-        assert outcomes[0] == outcomes[1]
+        for offset, value in accesses:
+            outcomes = [outcome(region, width, offset, value) for region in (plain, mapped)]
+            assert outcomes[0] == outcomes[1]
     finally:
         mapped.unmap()
         access.close()
 
 
-def outcome(region: Region, offset: int, value: int) -> object:
+def outcome(region: Region, width: int, offset: int, value: int) -> object:
     try:
-        region.write32(offset, value)
-        return region.read32(offset)
+        getattr(region, f"write{width}")(offset, value)
+        return getattr(region, f"read{width}")(offset)
     except (ValueError, DeviceAccessError) as error:
-        return type(error)
+        return str(error)
+
+
+def test_more_registers_than_are_kept_at_hand_work_as_well(access: DeviceAccess) -> None:
+    region = region_of(access)
+    region.map()
+    for offset in range(region.size):
+        region.write8(offset, offset & 0xFF)
+    assert all(region.read8(offset) == offset & 0xFF for offset in range(region.size))
+
+
+def test_an_access_that_was_kept_works_whatever_is_mapped(access: DeviceAccess) -> None:
+    region = region_of(access)
+    read32, write32 = region.read32, region.write32
+    for _ in range(2):
+        region.map()
+        write32(8, read32(8) + 1)
+        region.unmap()
+        write32(8, read32(8) + 1)
+    assert read32(8) == 4
 
 
 # -- mapping ---------------------------------------------------------------------------------------

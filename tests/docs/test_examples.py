@@ -1,9 +1,9 @@
 """The examples of the documentation and of the READMEs, run page by page on the simulated host.
 
 On each page, in order: a ```python block runs, in one namespace a page; one whose first line is a
-comment with a file's name is written to that file instead, to be imported by later ones. A ```text
-block right after it is what it prints, with ``...`` for anything. ```toml blocks have to load. In
-```console blocks the ``$ vfiocore`` commands run, and print what follows them. What must not run
+comment with a file's name is written to that file instead, to be imported by later ones; with
+``, continued`` after the name it is added to the file. A ```text block right after it is what it
+prints, with ``...`` for anything. ```toml blocks have to load. In ```console blocks the ``$ vfiocore`` commands run, and print what follows them. What must not run
 is written as a ```{code-block} directive.
 
 Where an example opens this machine's devices, it gets those of the simulated one: that nothing
@@ -13,17 +13,18 @@ but the host has to change is the promise.
 from __future__ import annotations
 
 import doctest
-import os
 import re
 import shlex
-import sys
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import define, field, frozen
+from attrs import define, field
+
+from .fences import Block, blocks, part_of_file
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -34,19 +35,7 @@ PAGES = sorted(
     ]
 )
 
-_FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>```+)(?P<language>\S*).*$")
-_FILE = re.compile(r"# (?P<name>[\w./-]+\.py)$")
 _TOPOLOGY = {"pci", "platform", "subchannel", "ap_matrix", "mdev"}
-
-
-@frozen
-class Block:
-    """One fenced block; `line` is where its content begins, `follows` if only blanks come before."""
-
-    language: str
-    text: str
-    line: int
-    follows: bool
 
 
 @define
@@ -71,11 +60,12 @@ class Page:
                 self._console(block)
 
     def _python(self, block: Block) -> str:
-        name = _FILE.match(block.text.partition("\n")[0])
-        if name is not None:
-            file = self.folder / name["name"]
+        found = part_of_file(block)
+        if found is not None:
+            file = self.folder / found.name
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(block.text)
+            with file.open("a" if found.is_continued else "w") as opened:
+                opened.write(f"\n{found.text}")
             return ""
         self.capture.readouterr()
         source = "\n" * block.line + block.text  # tracebacks name the line of the page
@@ -106,25 +96,6 @@ class Page:
             pytest.fail(f"{self.path}:{block.line}: expected\n{wanted}\nfound\n{found}")
 
 
-def blocks(text: str) -> Iterator[Block]:
-    """The fenced blocks of a Markdown text."""
-    lines = text.splitlines()
-    number, end = 0, -1
-    while number < len(lines):
-        fence = _FENCE.match(lines[number])
-        if fence is None:
-            number += 1
-            continue
-        follows = end >= 0 and not any(line.strip() for line in lines[end + 1 : number])
-        start, indent = number + 1, len(fence["indent"])
-        number = end = next(
-            at for at in range(start, len(lines)) if lines[at].strip() == fence["ticks"]
-        )
-        content = "".join(f"{line[indent:]}\n" for line in lines[start:number])
-        yield Block(fence["language"], content, start, follows)
-        number += 1
-
-
 def commands(text: str) -> Iterator[tuple[list[str], str]]:
     """The ``$ vfiocore`` commands of a console block, each with the output that is shown."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
@@ -144,20 +115,6 @@ def _run_command(arguments: list[str]) -> None:
     assert not stop.value.code, f"vfiocore {shlex.join(arguments)} ended with {stop.value.code}"
 
 
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working folder on the import path; modules that came from it are forgotten again."""
-    before = set(sys.modules)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delenv("VFIOCORE_PLUGINS", raising=False)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        source = getattr(sys.modules[name], "__file__", None) or ""
-        if source.startswith(os.fspath(tmp_path)):
-            del sys.modules[name]
-
-
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_examples_of_the_page_run_and_print_what_it_says(
     path: Path,
@@ -169,6 +126,30 @@ def test_the_examples_of_the_page_run_and_print_what_it_says(
 
     monkeypatch.setattr("vfiocore.framework.LinuxHost", SimHost)
     Page(path, scratch, capsys).run()
+
+
+@pytest.mark.parametrize("name", ["backend", "frontend", "quota"])
+def test_the_readme_of_an_example_runs_when_it_is_installed(
+    name: str,
+    scratch: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vfiocore_sim.host import SimHost
+
+    example = ROOT / "examples" / name
+    project = tomllib.loads((example / "pyproject.toml").read_text())["project"]
+    ((entry, value),) = project["entry-points"]["vfiocore"].items()
+    package = value.partition(".")[0]
+    shutil.copytree(example / package, scratch / package)
+    facts = scratch / f"{package}-{project['version']}.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    (facts / "entry_points.txt").write_text(f"[vfiocore]\n{entry} = {value}\n")
+    monkeypatch.setattr("vfiocore.framework.LinuxHost", SimHost)
+    Page(example / "README.md", scratch, capsys).run()
 
 
 # -- the harness itself can fail -------------------------------------------------------------------

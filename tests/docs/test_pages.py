@@ -1,8 +1,7 @@
-"""The documentation names everything that there is: hooks, subcommands, exit codes, JSON members."""
+"""The documentation names everything that there is: subcommands, exit codes, JSON members."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import pkgutil
 import re
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import vfiocore
-from vfiocore import hookspecs
 from vfiocore.cli.app import COMMANDS, run
 from vfiocore.cli.exit_codes import MEANINGS
 
@@ -43,22 +41,6 @@ def section(text: str, title: str) -> str:
     found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert found is not None, f"no section {title}"
     return found[1]
-
-
-# -- hooks -----------------------------------------------------------------------------------------
-HOOKS = [
-    name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction) if name[:5] == "vfio_"
-]
-
-
-@pytest.mark.parametrize("hook", HOOKS)
-def test_every_hook_has_a_section_with_its_docstring(hook: str) -> None:
-    assert f"### {hook}\n" in page("plugins/hooks.md")
-    assert f".. autofunction:: vfiocore.hookspecs.{hook}\n" in page("plugins/hooks.md")
-
-
-def test_no_section_is_about_a_hook_that_does_not_exist() -> None:
-    assert set(re.findall(r"^### (\w+)$", page("plugins/hooks.md"), re.MULTILINE)) == set(HOOKS)
 
 
 # -- the command -----------------------------------------------------------------------------------

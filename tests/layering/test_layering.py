@@ -10,7 +10,7 @@ import pytest
 from .source import Import, Source, core, everything, plugins
 
 LAYERS = (
-    {"uapi"},
+    {"uapi", "_errnos"},
     {"host"},
     {"errors", "config", "sysfs", "undo", "log"},
     {"memory"},
@@ -18,6 +18,7 @@ LAYERS = (
         "_eventfd",
         "access",
         "address_space",
+        "bulk",
         "capabilities",
         "container",
         "device",

@@ -240,3 +240,21 @@ def test_the_address_of_memory_does_not_hold_it() -> None:
     memory.close()
 
     assert memory.closed
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("align", [1, PAGE, 16 * PAGE, 512 * PAGE])
+def test_address_and_length_are_multiples_of_the_alignment(align: int, shared: bool) -> None:
+    with DmaBuffer(HOST, PAGE + 1, shared=shared, align=align) as buffer:
+        step = max(align, PAGE)
+        assert buffer.vaddr % step == 0
+        assert buffer.length == -(-(PAGE + 1) // step) * step
+        assert len(buffer.view) == PAGE + 1
+        assert address_of(buffer.view) == buffer.vaddr
+
+
+def test_an_aligned_shared_buffer_tells_where_in_its_file_it_begins() -> None:
+    with DmaBuffer(HOST, PAGE, shared=True, align=16 * PAGE) as buffer:
+        buffer.write(0, b"here")
+        assert buffer.fd is not None
+        assert os.pread(buffer.fd, 4, buffer.fd_offset) == b"here"

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfiocore.memory import DmaMapping, MappingCut, MappingTable, NothingMapped
+from vfiocore.memory import DmaBatch, DmaMapping, MappingCut, MappingTable, NothingMapped
+from vfiocore.memory.table import Overlap
 
 LOW = DmaMapping(0x1000, 0x1000, 0x70000)
 HIGH = DmaMapping(0x4000, 0x2000, 0x90000)
@@ -161,6 +163,92 @@ def test_sixty_thousand_mappings_can_be_entered_and_removed_in_any_order() -> No
     for mapping in mappings:
         table.remove(mapping)
     assert len(table) == 0
+
+
+# -- batches ---------------------------------------------------------------------------------------
+def run(*iovas: int) -> DmaBatch:
+    return DmaBatch([DmaMapping(iova, 0x1000, iova) for iova in iovas])
+
+
+@pytest.mark.parametrize("first", [0x2000, 0x6000, 0x7000])
+def test_a_batch_enters_where_there_is_room(table: MappingTable, first: int) -> None:
+    batch = run(first, first + 0x1000)
+    table.extend(batch)
+
+    assert list(table) == sorted([LOW, HIGH, *batch], key=lambda mapping: mapping.iova)
+    table.discard(batch)
+    assert list(table) == [LOW, HIGH]
+
+
+def test_a_batch_may_go_around_what_is_there(table: MappingTable) -> None:
+    table.extend(run(0, 0x2000, 0x7000))
+
+    assert [mapping.iova for mapping in table] == [0, 0x1000, 0x2000, 0x4000, 0x7000]
+
+
+def test_a_batch_need_not_be_in_order(table: MappingTable) -> None:
+    table.extend(run(0x7000, 0x2000, 0))
+
+    assert [mapping.iova for mapping in table] == [0, 0x1000, 0x2000, 0x4000, 0x7000]
+
+
+@pytest.mark.parametrize("batch", [run(0x8000, 0x1000), run(0x3000, 0x5000), run(0x8000, 0x8000)])
+def test_a_batch_that_overlaps_names_the_item_and_changes_nothing(
+    table: MappingTable, batch: DmaBatch
+) -> None:
+    with pytest.raises(Overlap) as caught:
+        table.extend(batch)
+
+    assert caught.value.index == 1
+    assert list(table) == [LOW, HIGH]
+
+
+def test_the_table_has_a_batch_if_it_has_each_once(table: MappingTable) -> None:
+    assert table.has_all(DmaBatch([LOW, HIGH]))
+    assert table.has_all([HIGH, LOW])
+    assert table.has_all([])
+    assert not table.has_all([LOW, DmaMapping(LOW.iova, LOW.size, LOW.vaddr + 1)])
+    assert not table.has_all([LOW, LOW])
+    assert not table.has_all(run(0x9000))
+
+
+def test_what_is_missing_of_a_batch_has_an_index(table: MappingTable) -> None:
+    assert table.missing([LOW, *run(0x9000), HIGH]) == 1
+    assert table.missing([LOW, HIGH, LOW]) == 2
+    with pytest.raises(ValueError, match="none is missing"):
+        table.missing([LOW, HIGH])
+
+
+BATCHES = st.lists(
+    st.tuples(st.booleans(), st.lists(st.integers(0, 9), min_size=1, max_size=5)), max_size=12
+)
+
+
+@given(BATCHES, st.booleans())
+def test_a_batch_at_once_is_the_same_as_item_by_item(
+    steps: list[tuple[bool, list[int]]], indexed: bool
+) -> None:
+    at_once, one_by_one = MappingTable(), MappingTable()
+    if indexed:
+        with pytest.raises(NothingMapped):
+            at_once.find_iova(0)
+    for add, iovas in steps:
+        batch = DmaBatch([DmaMapping(2 * iova, 2, iova) for iova in iovas])
+        if not add and at_once.has_all(batch):
+            at_once.discard(batch)
+            one_by_one.discard(list(batch))
+        elif add:
+            assert refusal(at_once, batch) == refusal(one_by_one, list(batch))
+        assert list(at_once) == list(one_by_one)
+    check_reverse(at_once, list(one_by_one))
+
+
+def refusal(table: MappingTable, batch: Sequence[DmaMapping]) -> int | None:
+    try:
+        table.extend(batch)
+    except Overlap as overlap:
+        return overlap.index
+    return None
 
 
 SMALL = st.builds(DmaMapping, st.integers(0, 40), st.integers(1, 9), st.integers(0, 40))

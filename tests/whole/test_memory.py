@@ -59,6 +59,18 @@ def test_a_buffer_keeps_clear_of_guest_memory(way: Way) -> None:
             session.dma_alloc(4096, iova=0)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", ["legacy", "iommufd"])
+def test_a_buffer_suits_an_iommu_with_large_pages(name: str, shared: bool) -> None:
+    large = 1 << 16
+    way = Way(name, SimHost(page_size=large))
+    with way.open(EDU) as session, session["edu"].enable() as card:
+        memory = session.dma_alloc(100, shared=shared)
+        assert (memory.iova % large, memory.vaddr % large, memory.length) == (0, 0, large)
+        edu.store(session, card, memory.iova, b"here")
+        assert memory.read(0, 4) == b"here"
+
+
 def test_an_address_that_was_asked_for_is_the_one_devices_use(way: Way) -> None:
     with way.open(EDU) as session, session["edu"].enable() as card:
         memory = session.dma_alloc(4096, iova=0x700000)

@@ -6,16 +6,17 @@ import importlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
 import vfiocore
-from vfiocore import log
 from vfiocore.cli.exit_codes import MEANINGS, ExitCode, exit_code_of
 from vfiocore.cli.output import Output, show_warning
 from vfiocore.errors import BrokenPluginError, DuplicatePluginError, VfioError
-from vfiocore.log import VfioWarning
+from vfiocore.log import Log, VfioWarning
 from vfiocore.plugins import PluginSet, filter_from_environment
 from vfiocore.registration import Command
 
@@ -50,13 +51,19 @@ class Commands(click.Group):
         found = _of_plugins(ctx).get(cmd_name)
         return None if found is None else _loaded(found)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], *rest: Any, **extra: Any
+    ) -> click.Context:
+        """Parse the command line, and print what ``--help`` and ``--version`` do."""
+        with _reader_may_leave():
+            return super().make_context(info_name, args, *rest, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand; that its reader has gone is no failure (click makes it one)."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            _stop_writing()
-            return ExitCode.OK
+        """Run the subcommand, to the last line of what it prints."""
+        with _reader_may_leave():
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List subcommands by their one-line help, without importing them."""
@@ -91,19 +98,27 @@ def _run(arguments: list[str] | None, output: Output) -> int:
     try:
         # Outside of standalone mode, click returns the code of an early exit (--help).
         code = app.main(arguments, prog_name="vfiocore", standalone_mode=False, obj=output)
-        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return ExitCode.USAGE
     except (KeyboardInterrupt, click.Abort):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        _stop_writing()
-        return ExitCode.OK
     except (VfioError, OSError) as error:
-        output.error(error)
+        # What failed has failed, read or not.
+        with suppress(click.exceptions.Exit), _reader_may_leave():
+            output.error(error)
         return exit_code_of(error)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Exit well where stdout has no reader any more; click makes a failure of it."""
+    try:
+        yield
+    except BrokenPipeError:
+        _stop_writing()
+        raise click.exceptions.Exit(ExitCode.OK) from None
 
 
 def _stop_writing() -> None:
@@ -122,7 +137,7 @@ def _of_plugins(ctx: click.Context) -> dict[str, list[Command]]:
             found.setdefault(item.name, []).append(item)
         for name in COMMANDS.keys() & found.keys():
             del found[name]
-            log.warn(
+            Log().warn_of(
                 "plugin.command_shadowed",
                 f"a plugin's subcommand {name!r} is not used: vfiocore has one of that name",
                 command=name,

@@ -19,7 +19,7 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 SUFFIX = ".tmpl"
 """Templates are no Python until they are filled in, and must not be taken for it."""
 
-NEEDS = {
+NEEDS: dict[str, tuple[str, ...]] = {
     "backend": (),
     "device": ("vfiocore-legacy", "vfiocore-sim"),
     "wrapper": ("vfiocore-legacy", "vfiocore-pci", "vfiocore-sim"),

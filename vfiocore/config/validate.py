@@ -172,7 +172,8 @@ class _Validator:
                 values[name] = self._value(item, properties[name], value)
                 continue
             self._report(item, name, "unknown key", _unknown_hint(name, properties))
-            meant = near_miss(name, properties)
+            # A backend that is not installed is no misspelling of another property.
+            meant = None if name in KNOWN_PROVIDERS else near_miss(name, properties)
             if meant is not None and meant not in given:
                 values[meant] = value
         return values

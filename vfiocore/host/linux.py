@@ -27,20 +27,25 @@ class LinuxHost:
     """
 
     name = "linux"
-    page_size = mmap.PAGESIZE
-
-    pread = staticmethod(os.pread)
-    pwrite = staticmethod(os.pwrite)
-    read = staticmethod(os.read)
-    write = staticmethod(os.write)
-    close = staticmethod(os.close)
-    dup = staticmethod(os.dup)  # PEP 446: not inherited
+    page_size: int = mmap.PAGESIZE
 
     if TYPE_CHECKING:
 
+        def pread(self, fd: int, size: int, offset: int) -> bytes: ...
+        def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int: ...
+        def read(self, fd: int, size: int) -> bytes: ...
+        def write(self, fd: int, data: bytes) -> int: ...
+        def close(self, fd: int) -> None: ...
+        def dup(self, fd: int) -> int: ...
         def ioctl(self, fd: int, request: int, arg: IoctlArgument = 0) -> int: ...
 
     else:
+        pread = staticmethod(os.pread)
+        pwrite = staticmethod(os.pwrite)
+        read = staticmethod(os.read)
+        write = staticmethod(os.write)
+        close = staticmethod(os.close)
+        dup = staticmethod(os.dup)  # PEP 446: not inherited
         ioctl = staticmethod(fcntl.ioctl)
 
     def open(self, path: str, flags: int = os.O_RDWR) -> int:

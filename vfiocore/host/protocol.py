@@ -28,6 +28,7 @@ EVENTFD_ONE = (1).to_bytes(8, sys.byteorder)
 """What adds one to an eventfd."""
 
 POLLIN = select.POLLIN
+POLLNVAL = select.POLLNVAL
 
 # Re-exported so that nothing above the seam imports mmap for its constants.
 PROT_READ = mmap.PROT_READ

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import threading
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from vfiocore._errnos import errno_name
 from vfiocore.host.protocol import EVENTFD_DEFAULT, FileStat, Host
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class TraceHost:
             result = function(*args)
             record["result"] = _plain(result)
         except OSError as error:
-            record["errno"] = errno.errorcode.get(error.errno or 0, error.errno)
+            record["errno"] = errno_name(error.errno)
             raise
         else:
             return result

@@ -1,6 +1,7 @@
 """Address spaces, IOVA ranges and memory for DMA."""
 
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
+from vfiocore.memory.batch import Columns, DmaBatch
 from vfiocore.memory.buffer import DmaBuffer, address_of
 from vfiocore.memory.flatview import FlatRange, FlatView, difference, flatten
 from vfiocore.memory.mapping import Access, DmaMapping
@@ -15,6 +16,8 @@ __all__ = [
     "AddressSpace",
     "Alias",
     "Backing",
+    "Columns",
+    "DmaBatch",
     "DmaBuffer",
     "DmaMapping",
     "FlatRange",

@@ -43,10 +43,19 @@ class DmaBuffer:
 
     Attributes:
         size: As asked for, in bytes: what `view`, `read` and `write` can reach.
-        length: In whole pages, in bytes: what is to be mapped.
-        vaddr: The address in this process, page aligned.
+        length: In whole pages, or a multiple of `align`, in bytes: what is to be mapped.
+        vaddr: The address in this process, aligned to a page and to `align`.
         fd: The memfd of shared memory, else None; the buffer closes it.
+        fd_offset: Where in the memfd it begins, in bytes.
         release: Called once by `close`, before the memory goes: unmaps it from every device.
+
+    Args:
+        host: Where the memory comes from.
+        size: In bytes.
+        shared: Make it a memfd.
+        align: What address and length have to be multiples of, in bytes: a power of two. An IOMMU
+            may have larger pages than the host.
+        release: See above.
 
     Raises:
         ValueError: `size` is not positive.
@@ -59,31 +68,41 @@ class DmaBuffer:
         size: int,
         *,
         shared: bool = False,
+        align: int = 1,
         release: Callable[[], None] | None = None,
     ) -> None:
         if size <= 0:
             raise ValueError(f"a buffer of {size} bytes")
         self._host = host
         self.size = size
-        self.length = -(-size // host.page_size) * host.page_size
+        step = max(align, host.page_size)
+        self.length: int = -(-size // step) * step
         self.release = release
-        self.fd = host.memfd("vfiocore-dma", self.length) if shared else None
+        self.fd: int | None = None
+        self._memory = self._map(self.length, shared=shared)
+        self.fd_offset: int = -address_of(self._memory) % step
+        if self.fd_offset:  # with a step more, a multiple of it is inside, wherever an mmap begins
+            self._memory.close()
+            self._close_fd()
+            self._memory = self._map(self.length + step, shared=shared)
+            self.fd_offset = -address_of(self._memory) % step
+        self.vaddr: int = address_of(self._memory) + self.fd_offset
+        view = memoryview(self._memory)[self.fd_offset : self.fd_offset + size]
+        self._view: memoryview | None = view
+        self._iova: int | None = None
+
+    def _map(self, room: int, *, shared: bool) -> mmap.mmap:
+        prot = PROT_READ | PROT_WRITE
+        if not shared:
+            memory = self._host.mmap(-1, room, prot=prot, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+            _ask_for_huge_pages(memory, room)
+            return memory
+        self.fd = self._host.memfd("vfiocore-dma", room)
         try:
-            self._memory = self._map()
+            return self._host.mmap(self.fd, room, prot=prot, flags=MAP_SHARED)
         except BaseException:
             self._close_fd()
             raise
-        self.vaddr = address_of(self._memory)
-        self._view: memoryview | None = memoryview(self._memory)[:size]
-        self._iova: int | None = None
-
-    def _map(self) -> mmap.mmap:
-        prot = PROT_READ | PROT_WRITE
-        if self.fd is not None:
-            return self._host.mmap(self.fd, self.length, prot=prot, flags=MAP_SHARED)
-        memory = self._host.mmap(-1, self.length, prot=prot, flags=MAP_PRIVATE | MAP_ANONYMOUS)
-        _ask_for_huge_pages(memory, self.length)
-        return memory
 
     @property
     def closed(self) -> bool:

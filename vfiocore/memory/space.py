@@ -51,7 +51,7 @@ class AddressSpace:
 
     def __init__(self, name: str, root: Region | None = None) -> None:
         self.name = name
-        self.root = Region(name, IOVA_LIMIT) if root is None else root
+        self.root: Region = Region(name, IOVA_LIMIT) if root is None else root
         self._view = flatten(self.root)
         self._listeners: list[MemoryListener] = []
         self._journal: list[Change] = []

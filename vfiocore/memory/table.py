@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from operator import is_
 
 from vfiocore.memory._vaddr import VaddrIndex
+from vfiocore.memory.batch import Columns, DmaBatch
 from vfiocore.memory.mapping import DmaMapping
 
 
@@ -39,12 +39,14 @@ class MappingTable:
 
     Every lookup is one bisection, O(log n); adding and removing also move part of two lists
     (8 bytes an entry each: 60,000 mappings, as many as the kernel's default entry limit allows a
-    container, fit a processor's cache). A batch that begins behind everything, in order, is
-    appended as one.
+    container, fit a processor's cache). A batch in order, with nothing between its first and its
+    last mapping, comes and goes as one.
     """
 
+    __slots__ = ("_by_vaddr", "_items", "starts")
+
     def __init__(self) -> None:
-        self._starts: list[int] = []
+        self.starts: list[int] = []
         self._items: list[DmaMapping] = []
         # Made when first asked for, kept up to date from then on: few containers are asked.
         self._by_vaddr: VaddrIndex | None = None
@@ -55,7 +57,7 @@ class MappingTable:
         return sum(mapping.size for mapping in self._items)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[DmaMapping]:
         """The mappings by rising IOVA; the table must not change meanwhile."""
@@ -68,15 +70,16 @@ class MappingTable:
             Overlap: It overlaps one that is there.
             ValueError: It has no bytes.
         """
-        iova, size = mapping.iova, mapping.size
-        if size <= 0:
-            raise ValueError(f"a mapping of {size} bytes at {iova:#x}")
-        index = bisect_right(self._starts, iova + size - 1)
+        iova = mapping.iova
+        end = iova + mapping.size
+        if end <= iova:
+            raise ValueError(f"a mapping of {mapping.size} bytes at {iova:#x}")
+        index = bisect_left(self.starts, end)
         if index:
             before = self._items[index - 1]
             if before.iova + before.size > iova:
                 raise Overlap(mapping, before)
-        self._starts.insert(index, iova)
+        self.starts.insert(index, iova)
         self._items.insert(index, mapping)
         if self._by_vaddr is not None:
             self._by_vaddr.add(mapping)
@@ -88,33 +91,32 @@ class MappingTable:
             Overlap: One overlaps another, of the batch or in the table; its ``index`` says which.
             ValueError: One has no bytes.
         """
-        if len(batch) > 1 and self._by_vaddr is None and self._is_behind(batch):
-            self._starts += [mapping.iova for mapping in batch]
-            self._items += batch
-            return
-        for index, mapping in enumerate(batch):
-            try:
+        if isinstance(batch, DmaBatch) and self._by_vaddr is None:
+            columns = batch.columns
+            if columns is not None and columns.in_order and self._enter_run(batch, columns):
+                return
+        done = 0
+        try:
+            for mapping in batch:
                 self.add(mapping)
-            except ValueError as error:
-                for entered in batch[:index]:
-                    self.remove(entered)
-                if isinstance(error, Overlap):
-                    error.index = index
-                raise
+                done += 1
+        except ValueError as error:
+            for entered in batch[:done]:
+                self.remove(entered)
+            if isinstance(error, Overlap):
+                error.index = done
+            raise
 
-    def _is_behind(self, batch: Sequence[DmaMapping]) -> bool:
-        """True if a batch is in order and begins behind all that is there."""
-        end = 0
-        if self._items:
-            last = self._items[-1]
-            end = last.iova + last.size
-        for mapping in batch:
-            iova = mapping.iova
-            if iova < end:
-                return False
-            end = iova + mapping.size
-            if end <= iova:
-                return False
+    def _enter_run(self, batch: DmaBatch, columns: Columns) -> bool:
+        """Enter a batch in order at one place; False if something is mapped there."""
+        starts, items = self.starts, self._items
+        index = bisect_left(starts, columns.start)
+        if index and items[index - 1].last >= columns.start:
+            return False
+        if index < len(starts) and starts[index] < columns.end:
+            return False
+        starts[index:index] = columns.iovas
+        items[index:index] = batch
         return True
 
     def remove(self, mapping: DmaMapping) -> None:
@@ -123,36 +125,69 @@ class MappingTable:
         Raises:
             NothingMapped: The table does not have this very mapping.
         """
-        index = bisect_left(self._starts, mapping.iova)
+        index = bisect_left(self.starts, mapping.iova)
         there = self._items[index] if index < len(self._items) else None
         if there is not mapping and there != mapping:
             raise NothingMapped(f"{mapping} is not mapped")
-        del self._starts[index]
+        del self.starts[index]
         del self._items[index]
         if self._by_vaddr is not None:
             self._by_vaddr.remove(mapping)
 
     def discard(self, batch: Sequence[DmaMapping]) -> None:
-        """Take out a batch; everything at once if it is all there is.
+        """Take out a batch; as one if nothing else is between its mappings.
 
         Raises:
             NothingMapped: The table does not have one of them; those before it are gone.
         """
-        if len(batch) == len(self._items) and all(map(is_, batch, self._items)):
-            self.clear()
+        start = self._run_of(batch)
+        if start is None or self._by_vaddr is not None:
+            for mapping in batch:
+                self.remove(mapping)
             return
+        end = start + len(batch)
+        del self.starts[start:end]
+        del self._items[start:end]
+
+    def has_all(self, batch: Sequence[DmaMapping]) -> bool:
+        """True if the table has every mapping of a batch, and none is named twice."""
+        if self._run_of(batch) is not None:
+            return True
         for mapping in batch:
-            self.remove(mapping)
+            index = bisect_left(self.starts, mapping.iova)
+            if index == len(self.starts):
+                return False
+            there = self._items[index]
+            if there is not mapping and there != mapping:
+                return False
+        return len(batch) == 1 or len({mapping.iova for mapping in batch}) == len(batch)
+
+    def missing(self, batch: Sequence[DmaMapping]) -> int:
+        """The index of the first of a batch that keeps `has_all` from being true."""
+        seen: set[int] = set()
+        for index, mapping in enumerate(batch):
+            if mapping.iova in seen or not self.has_all((mapping,)):
+                return index
+            seen.add(mapping.iova)
+        raise ValueError("none is missing")
+
+    def _run_of(self, batch: Sequence[DmaMapping]) -> int | None:
+        """Where the table has just this batch, in this order, without others in between."""
+        if not isinstance(batch, DmaBatch):
+            return None
+        start = bisect_left(self.starts, batch[0].iova)
+        # Lists compare by identity first, so this is one pass of pointers.
+        return start if self._items[start : start + len(batch)] == list(batch) else None
 
     def clear(self) -> None:
         """Take out all."""
-        self._starts.clear()
+        self.starts.clear()
         self._items.clear()
         self._by_vaddr = None
 
     def overlapping(self, iova: int, size: int) -> DmaMapping | None:
         """The highest mapping that shares a byte with the `size` bytes at `iova`."""
-        index = bisect_right(self._starts, iova + size - 1)
+        index = bisect_right(self.starts, iova + size - 1)
         if not index:
             return None
         mapping = self._items[index - 1]
@@ -160,7 +195,7 @@ class MappingTable:
 
     def exactly(self, iova: int, size: int) -> DmaMapping | None:
         """The mapping of just this range, if there is one."""
-        index = bisect_left(self._starts, iova)
+        index = bisect_left(self.starts, iova)
         if index == len(self._items):
             return None
         mapping = self._items[index]
@@ -174,7 +209,7 @@ class MappingTable:
             MappingCut: A mapping lies partly inside. The same range is EINVAL from
                 ``VFIO_IOMMU_UNMAP_DMA`` (type1v2) and ENOENT from ``IOMMU_IOAS_UNMAP``.
         """
-        starts = self._starts
+        starts = self.starts
         end = iova + size
         first = bisect_left(starts, iova)
         if first:

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 try:
     import pytest
-except ModuleNotFoundError as error:  # the extra
+except ModuleNotFoundError as _error:  # the extra
     raise ModuleNotFoundError(
         "vfiocore.testing needs pytest: pip install 'vfiocore[testing]'", name="pytest"
-    ) from error
+    ) from _error
 
 # Before anything below is imported: who runs the suite wants to see what was compared.
 pytest.register_assert_rewrite(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import errno as _errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import pytest
 from attrs import define
+
+from vfiocore._errnos import errno_name
 
 if TYPE_CHECKING:
     from vfiocore.testing.under_test import Faults
@@ -41,7 +42,7 @@ def refused(
         errno: The errno that the exception must have.
         index: The item of the batch that it must name.
     """
-    wanted = kind.__name__ if errno is None else f"{kind.__name__} [{_errno.errorcode[errno]}]"
+    wanted = kind.__name__ if errno is None else f"{kind.__name__} [{errno_name(errno)}]"
     refusal: Refusal[Error] = Refusal()
     try:
         yield refusal
@@ -54,8 +55,7 @@ def refused(
         raise AssertionError(f"{what}: the contract wants {wanted}, and nothing was raised")
     number = getattr(refusal.error, "errno", None)
     assert errno is None or number == errno, (
-        f"{what}: the contract wants errno {_errno.errorcode[errno]},"
-        f" this one has {_errno.errorcode.get(number or 0, number)}"
+        f"{what}: the contract wants errno {errno_name(errno)}, this one has {errno_name(number)}"
     )
     named = getattr(refusal.error, "index", None)
     assert index is None or named == index, (

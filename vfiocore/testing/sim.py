@@ -38,12 +38,14 @@ HOLE = ReservedRegion(0x4000_0000, 0x4FFF_FFFF)
 class ConformanceCard(PciDevice):
     """A card with two registers to write to, a doorbell, a BAR of memory, and four MSI vectors."""
 
-    vendor_id, device_id, class_code = 0x1234, 0xC0FF, 0xFF0000
+    vendor_id: int = 0x1234
+    device_id: int = 0xC0FF
+    class_code: int = 0xFF0000
     interrupt_pin = 1
     msi_vectors = 4
 
     def __init__(self, page_size: int) -> None:
-        self.bars = (
+        self.bars: tuple[Bar, ...] = (
             Bar(index=0, size=0x100),
             Bar(index=RAM_BAR, size=page_size, ram=((0, page_size),)),
         )

@@ -26,6 +26,8 @@ PAGE = mmap.PAGESIZE
 CARD = "0000:02:00.0"
 RESERVING = "0000:08:00.0"
 RESERVED_IOVA = 0x100000
+LARGE = 300
+"""More than the structs that are filled at a time."""
 MAP, UNMAP = "IOMMU_IOAS_MAP", "IOMMU_IOAS_UNMAP"
 
 
@@ -86,6 +88,13 @@ def test_a_refused_map_is_the_exception_that_its_errno_means(
     assert info.value.operation == MAP
 
 
+def test_no_access_at_all_is_told_as_the_reason(rig: Any, container: Any) -> None:
+    with pytest.raises(DmaError, match="neither read nor write") as info:
+        container.dma_map([rig.mapping(0x10000, access=Access(0))])
+    assert type(info.value) is DmaError
+    assert info.value.errno == errno.EINVAL
+
+
 def test_a_failed_batch_leaves_nothing_and_tells_which_item(
     rig: Any, host: Any, container: Any
 ) -> None:
@@ -95,6 +104,45 @@ def test_a_failed_batch_leaves_nothing_and_tells_which_item(
     assert info.value.index == 2
     assert len(container.mappings) == 0
     assert host.pinned_bytes == 0
+
+
+def test_every_item_of_a_large_batch_is_mapped_with_its_own_access(
+    rig: Any, host: Any, container: Any
+) -> None:
+    batch = [rig.mapping(PAGE * number) for number in range(LARGE)]
+    batch[LARGE - 2] = evolve(batch[LARGE - 2], access=Access.READ)
+    container.dma_map(batch)
+    assert ioctls(host).count(MAP) == LARGE
+    assert host.pinned_bytes == container.mappings.bytes
+    for mapping in batch:
+        assert host.device(CARD).dma.read(mapping.iova, 1) == bytes(1)
+    host.device(CARD).dma.write(PAGE * (LARGE - 1), b"x")
+    with pytest.raises(DmaFault):
+        host.device(CARD).dma.write(PAGE * (LARGE - 2), b"x")
+
+
+@pytest.mark.parametrize("bad", [0, 20, LARGE - 1])
+def test_a_large_batch_that_fails_leaves_nothing_and_names_the_item(
+    rig: Any, host: Any, container: Any, bad: int
+) -> None:
+    host.fail(MAP, errno.ENOMEM, after=bad)
+    with pytest.raises(DmaMemlockError, match=f"iova {bad * PAGE:#x} ") as info:
+        container.dma_map([rig.mapping(PAGE * number) for number in range(LARGE)])
+    assert info.value.index == bad
+    assert len(container.mappings) == 0
+    assert host.pinned_bytes == 0
+
+
+def test_a_large_batch_with_one_memory_file_is_mapped_by_file_where_there_is_one(
+    rig: Any, host: Any, container: Any
+) -> None:
+    batch = [rig.mapping(PAGE * number) for number in range(LARGE)]
+    batch[7] = rig.memfd_mapping(PAGE * 7)
+    host.forget_calls()
+    container.dma_map(batch)
+    assert ioctls(host).count("IOMMU_IOAS_MAP_FILE") == 1
+    assert ioctls(host).count(MAP) == LARGE - 1
+    host.close(batch[7].fd)
 
 
 def test_memory_that_is_not_there_is_told_with_the_way_to_map_a_bar(container: Any) -> None:

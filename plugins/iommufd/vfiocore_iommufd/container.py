@@ -19,6 +19,7 @@ from vfiocore_iommufd.kinds import attach_error
 from vfiocore_iommufd.ranges import read_iova_ranges
 
 if TYPE_CHECKING:
+    from vfiocore.memory.ranges import IovaRange
     from vfiocore_iommufd.bind import BoundDevice
     from vfiocore_iommufd.iommufd import Iommufd
 
@@ -112,13 +113,14 @@ class IommufdContainer(Container):
 
         With nothing attached nothing limits the IOAS, and nothing is asked.
         """
-        self.capabilities = self._capabilities()
+        self.capabilities: Capability = self._capabilities()
         if not self.attached:
             return
-        self.iova_ranges, alignment = read_iova_ranges(self.iommufd, self.ioas_id, self.label)
+        ranges, alignment = read_iova_ranges(self.iommufd, self.ioas_id, self.label)
+        self.iova_ranges: tuple[IovaRange, ...] = ranges
         # The kernel tells the smallest page, not all sizes. It may be smaller than the host's own
         # page, which is what memory is pinned by, and the least that type1 offers.
-        self.page_sizes = max(alignment, self.host.page_size)
+        self.page_sizes: int = max(alignment, self.host.page_size)
 
     # ----------------------------------------------------------------------------------------
     def _attach_shared(self, device: BoundDevice) -> bool:

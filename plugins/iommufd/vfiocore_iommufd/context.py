@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from vfiocore import log
 from vfiocore.access import DeviceAccess
 from vfiocore.errors import KernelError
 from vfiocore.undo import UndoStack, run_all
@@ -15,9 +14,6 @@ from vfiocore_iommufd.container import IommufdAttachment, IommufdContainer
 from vfiocore_iommufd.iommufd import Iommufd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from vfiocore.container import Container
     from vfiocore.registration import ContextRequest
     from vfiocore_iommufd.bind import BoundDevice
 
@@ -35,7 +31,7 @@ def setup(request: ContextRequest) -> IommufdAttachment:
         iommufd.acquire()
         undo.push(iommufd.release)
         device = bind_device(request, iommufd, device_undo)
-        container = _joined(device, request.containers, device_undo)
+        container = _joined(device, request, device_undo)
         if container is None:
             container = IommufdContainer.create(iommufd)
             undo.push(container.destroy)
@@ -75,17 +71,17 @@ def teardown(attachment: IommufdAttachment) -> None:
 
 
 def _joined(
-    device: BoundDevice, containers: Sequence[Container], undo: UndoStack
+    device: BoundDevice, request: ContextRequest, undo: UndoStack
 ) -> IommufdContainer | None:
     """The first container that takes the device."""
-    for container in containers:
+    for container in request.containers:
         assert isinstance(container, IommufdContainer)
         try:
             _enter(container, device, undo)
         except KernelError as error:
             if error.errno not in INCOMPATIBLE:
                 raise
-            log.info("iommufd.incompatible", device=device.name, reason=str(error))
+            request.log.info("iommufd.incompatible", device=device.name, reason=str(error))
             continue
         return container
     return None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from typing import TYPE_CHECKING
+from array import array
+from typing import TYPE_CHECKING, NoReturn
 
 from attrs import define, field
 
+from vfiocore.bulk import BulkIoctl
 from vfiocore.container import for_each
 from vfiocore.errors import DmaError, DmaOverlapError
+from vfiocore.memory import DmaBatch
 from vfiocore.memory.mapping import Access
 from vfiocore.memory.table import NothingMapped
 from vfiocore.uapi import iommufd as uapi
@@ -36,6 +39,7 @@ _EVERYTHING = 2**64 - 1
 # struct is twice as fast as ctypes here. The simulated host reads the bytes as the layout.
 _MAP_SIZE = ctypes.sizeof(uapi.iommu_ioas_map)
 _pack_map = struct.Struct("=4I3Q").pack_into
+_pack_pair = struct.Struct("=2I").pack
 
 
 @define(eq=False)
@@ -49,6 +53,7 @@ class IoasMapper:
     _ioctl: Callable[[int, int, ctypes.Structure | bytearray], int] = field(init=False, repr=False)
     _fd: int = field(init=False)
     _ioas_id: int = field(init=False)
+    _bulk: BulkIoctl | None = field(default=None, init=False, repr=False)
     _map: bytearray = field(init=False, repr=False)
     _map_file: uapi.iommu_ioas_map_file = field(init=False, repr=False)
     _copy: uapi.iommu_ioas_copy = field(init=False, repr=False)
@@ -73,11 +78,18 @@ class IoasMapper:
     # -- batches -----------------------------------------------------------------------------
     def map(self, batch: Batch) -> None:
         """Map a batch, all or none."""
-        for_each(batch, self.map_one, self.unmap_one)
+        if len(batch) == 1:
+            self.map_one(batch[0])
+        elif isinstance(batch, DmaBatch) and self._goes_by_address(batch):
+            self._map_columns(batch)
+        else:
+            for_each(batch, self.map_one, self.unmap_one)
 
     def unmap(self, batch: Batch) -> None:
         """Unmap a batch, all or none; with one ioctl if it is all there is."""
-        if len(batch) > 1 and len(batch) == len(self.container.mappings):
+        if len(batch) == 1:
+            self.unmap_one(batch[0])
+        elif len(batch) == len(self.container.mappings):
             self._unmap_everything(batch)
         else:
             for_each(batch, self.unmap_one, self.map_one)
@@ -103,7 +115,7 @@ class IoasMapper:
         try:
             self._ioctl(self._fd, uapi.IOMMU_IOAS_MAP, arg)
         except OSError as error:
-            raise map_error(error, "IOMMU_IOAS_MAP", container, mapping) from error
+            self._refused(error, mapping)
 
     def unmap_one(self, mapping: DmaMapping) -> None:
         """IOMMU_IOAS_UNMAP of exactly one mapping, so that it happens whole or not at all.
@@ -113,6 +125,31 @@ class IoasMapper:
         """
         self._unmap_range(mapping.iova, mapping.size, mapping.size)
 
+    # -- by address --------------------------------------------------------------------------
+    def _goes_by_address(self, batch: DmaBatch) -> bool:
+        """True if IOMMU_IOAS_MAP is the way for all of a batch."""
+        iommufd = self.container.iommufd
+        if len(iommufd.containers) > 1 or batch.columns is None:
+            return False
+        return not (batch.has_files and iommufd.maps_files)
+
+    def _map_columns(self, batch: DmaBatch) -> None:
+        if self._bulk is None:
+            self._bulk = BulkIoctl(self.container.host, self._fd, uapi.IOMMU_IOAS_MAP, _MAP_SIZE)
+        columns = batch.columns
+        assert columns is not None
+        heads, ids = array("Q"), array("Q", _pack_pair(self._ioas_id, 0)) * len(batch)
+        for mapping in batch if batch.access is None else batch[:1]:
+            heads.frombytes(_pack_pair(_MAP_SIZE, _flags(mapping)))
+        if batch.access is not None:
+            heads *= len(batch)
+        words = (heads, ids, columns.vaddrs, columns.sizes, columns.iovas)
+        self._bulk.issue(batch, words, self._refused, self.unmap_one)
+
+    def _refused(self, error: OSError, mapping: DmaMapping) -> NoReturn:
+        raise map_error(error, "IOMMU_IOAS_MAP", self.container, mapping) from error
+
+    # -- by file -----------------------------------------------------------------------------
     def _map_by_file(self, mapping: DmaMapping, fd: int) -> None:
         arg = self._map_file
         arg.flags = _flags(mapping)

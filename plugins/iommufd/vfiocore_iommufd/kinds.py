@@ -104,7 +104,9 @@ def map_error(
     by_file = operation == "IOMMU_IOAS_MAP_FILE"
     kind: type[DmaError] = MAP_KINDS.get(number, DmaError)
     reason, hint = error.strerror or "", None
-    if number == errno.EINVAL and by_file:
+    if number == errno.EINVAL and not mapping.access.value:
+        kind, reason = DmaError, "the device may neither read nor write"
+    elif number == errno.EINVAL and by_file:
         # The container checked iova, size and ranges before: what is left is the file.
         kind, reason = _file_refused(container, mapping)
     elif number == errno.EFAULT:

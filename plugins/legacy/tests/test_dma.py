@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -142,6 +143,44 @@ def test_a_failed_batch_is_undone_last_item_first(
     with pytest.raises(DmaAddressError):
         container.dma_map([page_at(0), page_at(PAGE), page_at(2 * PAGE)])
     assert host.call_names() == [f"ioctl {MAP}"] * 3 + [f"ioctl {UNMAP}"] * 2
+
+
+LARGE = 300
+"""More than the structs that are filled at a time."""
+
+
+def test_every_item_of_a_large_batch_is_mapped_with_its_own_access(
+    container: LegacyContainer, host: SimHost, page_at: PageAt
+) -> None:
+    batch = [page_at(number * PAGE) for number in range(LARGE)]
+    batch[LARGE - 2] = evolve(batch[LARGE - 2], access=Access.READ)
+    container.dma_map(batch)
+    assert host.call_names() == [f"ioctl {MAP}"] * LARGE
+    assert_kernel_agrees(host, container)
+    host.device(CARD).dma.write((LARGE - 1) * PAGE, b"x")
+    with pytest.raises(DmaFault):
+        host.device(CARD).dma.write((LARGE - 2) * PAGE, b"x")
+
+
+@pytest.mark.parametrize("bad", [0, 20, LARGE - 1])
+def test_a_large_batch_that_fails_leaves_nothing_and_names_the_item(
+    container: LegacyContainer, host: SimHost, page_at: PageAt, bad: int
+) -> None:
+    host.fail(MAP, errno.ENOMEM, after=bad)
+    with pytest.raises(DmaMemlockError, match=f"iova {bad * PAGE:#x} ") as caught:
+        container.dma_map([page_at(number * PAGE) for number in range(LARGE)])
+    assert caught.value.index == bad
+    assert host.pinned_bytes == 0
+    assert len(container.mappings) == 0
+
+
+def test_a_busy_range_of_a_large_batch_is_cleared_and_mapped_once_more(
+    container: LegacyContainer, host: SimHost, page_at: PageAt
+) -> None:
+    host.fail(MAP, errno.EBUSY, after=20)
+    container.dma_map([page_at(number * PAGE) for number in range(LARGE)])
+    assert host.call_names().count(f"ioctl {MAP}") == LARGE + 1
+    assert_kernel_agrees(host, container)
 
 
 def test_einval_for_a_misaligned_address_is_an_alignment_error(container: LegacyContainer) -> None:

@@ -16,6 +16,7 @@ from vfiocore_legacy.info import read_info
 
 if TYPE_CHECKING:
     from vfiocore.host import Host
+    from vfiocore.memory.ranges import IovaRange
     from vfiocore_legacy.group import LegacyGroup
 
 NODE = "/dev/vfio/vfio"
@@ -87,11 +88,11 @@ class LegacyContainer(Container):
         """
         if self.noiommu:
             self.page_sizes = self.host.page_size
-            self.capabilities = Capability.NO_IOMMU
+            self.capabilities: Capability = Capability.NO_IOMMU
             return
         info = read_info(self.host, self.fd, self.label)
-        self.page_sizes = info.page_sizes
-        self.iova_ranges = info.iova_ranges
+        self.page_sizes: int = info.page_sizes
+        self.iova_ranges: tuple[IovaRange, ...] = info.iova_ranges
         self.emulated = info.emulated
         if info.emulated:
             # No limit, no dirty tracking, and no BARs: iommufd pins what it maps by address.
@@ -129,7 +130,7 @@ class LegacyContainer(Container):
         numbers = ", ".join(map(str, sorted(self.groups)))
         if numbers:
             plural = "s" if len(self.groups) > 1 else ""
-            self.label = f"container of group{plural} {numbers}"
+            self.label: str = f"container of group{plural} {numbers}"
 
     def _dma_calls(self) -> Type1Dma | NoIommuDma:
         return NoIommuDma(self) if self.noiommu else Type1Dma(self, self.fd)

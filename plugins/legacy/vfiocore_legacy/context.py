@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from vfiocore import log
 from vfiocore.access import DeviceAccess
 from vfiocore.errors import BusyError, DmaAddressError, DmaMemlockError, kernel_error
 from vfiocore.undo import UndoStack, run_all
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from vfiocore.container import Container, DeviceTarget
     from vfiocore.errors import ErrorKinds, KernelError
+    from vfiocore.log import Log
     from vfiocore.registration import ContextRequest
 
 INCOMPATIBLE = frozenset({errno.EINVAL, errno.EPERM})
@@ -54,10 +54,10 @@ def setup(request: ContextRequest) -> LegacyAttachment:
             return _share(container, container.groups[number], request.target)
     with UndoStack() as undo:
         allow_noiommu = bool(request.options.get("noiommu"))
-        group = open_group(request.host, number, allow_noiommu=allow_noiommu)
+        group = open_group(request.host, number, allow_noiommu=allow_noiommu, log=request.log)
         undo.push(group.close)
         group.check_viable()
-        joined = _join(containers, group, undo)
+        joined = _join(containers, group, undo, request.log)
         container = joined or _create(request, group, undo)
         container.refresh()
         if request.kvm is not None:
@@ -119,7 +119,7 @@ def _attach(
 
 
 def _join(
-    containers: Iterable[LegacyContainer], group: LegacyGroup, undo: UndoStack
+    containers: Iterable[LegacyContainer], group: LegacyGroup, undo: UndoStack, log: Log
 ) -> LegacyContainer | None:
     """The first container that takes the group; the kernel replays what is mapped there."""
     for container in containers:

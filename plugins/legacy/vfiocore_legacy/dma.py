@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from vfiocore.container import ADDRESS_LIMIT, for_each
+from vfiocore.bulk import BulkIoctl
+from vfiocore.container import ADDRESS_LIMIT, for_each, take_back_items
 from vfiocore.errors import (
     DmaAddressError,
     DmaAlignmentError,
@@ -23,10 +25,12 @@ from vfiocore.errors import (
     DmaSplitError,
     UnsupportedError,
 )
+from vfiocore.memory import DmaBatch
 from vfiocore.uapi import vfio
 
 if TYPE_CHECKING:
     from vfiocore.container import Batch, Container
+    from vfiocore.memory import Columns
     from vfiocore.memory.mapping import DmaMapping
 
 MAP_KINDS: dict[int, type[DmaError]] = {
@@ -45,9 +49,11 @@ UNMAP_KINDS: dict[int, type[DmaError]] = {
 
 
 # struct is twice as fast as ctypes here. The simulated host reads the bytes as the layouts.
+_MAP_DMA = vfio.VFIO_IOMMU_MAP_DMA
 _MAP_SIZE = ctypes.sizeof(vfio.vfio_iommu_type1_dma_map)
 _UNMAP_SIZE = ctypes.sizeof(vfio.vfio_iommu_type1_dma_unmap)
 _UNMAPPED = vfio.vfio_iommu_type1_dma_unmap.size.offset
+_pack_header = struct.Struct("=2I").pack
 _pack_map = struct.Struct("=2I3Q").pack_into
 _pack_unmap = struct.Struct("=2I2Q").pack_into
 _unpack_size = struct.Struct("=Q").unpack_from
@@ -71,27 +77,40 @@ class Type1Dma:
     fd: int
     can_unmap_all: bool = False
     _ioctl: Callable[[int, int, bytearray], int] = field(init=False, repr=False)
+    _bulk: BulkIoctl | None = field(default=None, init=False, repr=False)
     _map_arg: bytearray = field(factory=lambda: bytearray(_MAP_SIZE), init=False, repr=False)
     _unmap_arg: bytearray = field(factory=lambda: bytearray(_UNMAP_SIZE), init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._ioctl = self.container.host.ioctl
 
-    def map(self, mapping: DmaMapping) -> None:
-        """VFIO_IOMMU_MAP_DMA; raises DmaError.
+    def map_batch(self, batch: Batch) -> None:
+        """VFIO_IOMMU_MAP_DMA for each item, all or none; raises DmaError.
 
         Type1 maps by process address: a mapping's memory file is not looked at.
         """
-        # The values of Access are those of VFIO_DMA_MAP_FLAG_READ and _WRITE; `value` is a
-        # property, which costs as much as the rest of this.
-        flags, iova, size = mapping.access._value_, mapping.iova, mapping.size
-        _pack_map(self._map_arg, 0, _MAP_SIZE, flags, mapping.vaddr, iova, size)
+        if len(batch) > 1 and isinstance(batch, DmaBatch) and batch.columns is not None:
+            self._map_columns(batch, batch.columns)
+            return
+        done = 0
         try:
-            self._ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, self._map_arg)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise self._map_failed(error, mapping) from error
-            self._clear_and_map(mapping)
+            for mapping in batch:
+                # The values of Access are those of VFIO_DMA_MAP_FLAG_READ and _WRITE; `value` is
+                # a property, which costs as much as the rest of this.
+                flags, iova, size = mapping.access._value_, mapping.iova, mapping.size
+                _pack_map(self._map_arg, 0, _MAP_SIZE, flags, mapping.vaddr, iova, size)
+                try:
+                    self._ioctl(self.fd, _MAP_DMA, self._map_arg)
+                except OSError as error:
+                    self._map_refused(error, mapping)
+                done += 1
+        except BaseException as error:
+            take_back_items(batch, done, self.unmap, error)
+            raise
+
+    def map(self, mapping: DmaMapping) -> None:
+        """Map one range."""
+        self.map_batch((mapping,))
 
     def unmap(self, mapping: DmaMapping) -> None:
         """VFIO_IOMMU_UNMAP_DMA for exactly the range of a mapping; raises DmaError."""
@@ -104,23 +123,41 @@ class Type1Dma:
 
     def unmap_batch(self, batch: Batch) -> None:
         """Unmap a batch, all or none: in one call if it is all there is and the kernel can."""
-        if self._is_everything(batch):
+        if len(batch) == 1:
+            self.unmap(batch[0])
+        elif self._is_everything(batch):
             self._unmap_everything(batch)
         else:
             for_each(batch, self.unmap, self.map)
 
     # ----------------------------------------------------------------------------------------
-    def _clear_and_map(self, mapping: DmaMapping) -> None:
-        """Try EBUSY once more.
+    def _map_columns(self, batch: DmaBatch, columns: Columns) -> None:
+        if self._bulk is None:
+            host = self.container.host
+            self._bulk = BulkIoctl(host, self.fd, vfio.VFIO_IOMMU_MAP_DMA, _MAP_SIZE)
+        words = (_headers(batch), columns.vaddrs, columns.iovas, columns.sizes)
+        self._bulk.issue(batch, words, self._map_refused, self.unmap)
 
-        The IOMMU driver found something in its page table that type1 does not know of (QEMU met it
-        with the VGA ROM), so the range is cleared first.
+    def _map_refused(self, error: OSError, mapping: DmaMapping) -> None:
+        """Raise what a refused map means; EBUSY is tried once more.
+
+        Then the IOMMU driver found something in its page table that type1 does not know of (QEMU
+        met it with the VGA ROM), so the range is cleared first.
         """
+        if error.errno != errno.EBUSY:
+            raise self._map_failed(error, mapping) from error
         try:
             self._issue_unmap(0, mapping.iova, mapping.size)
-            self._ioctl(self.fd, vfio.VFIO_IOMMU_MAP_DMA, self._map_arg)
-        except OSError as error:
-            raise self._map_failed(error, mapping) from error
+            self._issue_map(mapping)
+        except OSError as again:
+            raise self._map_failed(again, mapping) from again
+
+    def _issue_map(self, mapping: DmaMapping) -> None:
+        # The values of Access are those of VFIO_DMA_MAP_FLAG_READ and _WRITE; `value` is a
+        # property, which costs as much as the rest of this.
+        flags, iova, size = mapping.access._value_, mapping.iova, mapping.size
+        _pack_map(self._map_arg, 0, _MAP_SIZE, flags, mapping.vaddr, iova, size)
+        self._ioctl(self.fd, _MAP_DMA, self._map_arg)
 
     def _issue_unmap(self, flags: int, iova: int, size: int) -> int:
         """The number of bytes that the kernel unmapped."""
@@ -132,7 +169,7 @@ class Type1Dma:
 
     def _is_everything(self, batch: Batch) -> bool:
         mappings = self.container.mappings
-        if not self.can_unmap_all or not 1 < len(batch) == len(mappings):
+        if not self.can_unmap_all or len(batch) != len(mappings):
             return False
         # A batch that names one mapping twice is not everything, however long it is.
         return len({mapping.iova for mapping in batch}) == len(mappings)
@@ -229,8 +266,20 @@ class NoIommuDma:
     def unmap(self, mapping: DmaMapping) -> None:
         """Nothing is ever mapped."""
 
+    def map_batch(self, batch: Batch) -> None:
+        """As `map` for the first of them."""
+        for mapping in batch:
+            self.map(mapping)
+
     def unmap_batch(self, batch: Batch) -> None:
         """Nothing is ever mapped."""
+
+
+def _headers(batch: DmaBatch) -> array[int]:
+    """The first 8 bytes of each struct: its size and the flags."""
+    if batch.access is not None:
+        return array("Q", _pack_header(_MAP_SIZE, batch.access.value)) * len(batch)
+    return array("Q", b"".join(_pack_header(_MAP_SIZE, m.access.value) for m in batch))
 
 
 def memlock_hint(container: Container) -> str:

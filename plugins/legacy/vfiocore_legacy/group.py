@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from vfiocore import log
 from vfiocore.errors import (
     AccessDeniedError,
     BusyError,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from vfiocore.errors import ErrorKinds
     from vfiocore.host import Host
     from vfiocore.kvm import KvmLink
+    from vfiocore.log import Log
 
 OPEN_HINTS = {
     errno.ENOENT: "the node comes when the first device of the group is bound to a VFIO driver"
@@ -152,7 +152,7 @@ class LegacyGroup:
             raise kernel_error(error, "close", str(self)) from error
 
 
-def open_group(host: Host, number: int, *, allow_noiommu: bool) -> LegacyGroup:
+def open_group(host: Host, number: int, *, allow_noiommu: bool, log: Log) -> LegacyGroup:
     """Open a group's node.
 
     Raises:
@@ -166,7 +166,7 @@ def open_group(host: Host, number: int, *, allow_noiommu: bool) -> LegacyGroup:
     noiommu = host.exists(f"/dev/vfio/noiommu-{number}")
     node = f"/dev/vfio/noiommu-{number}" if noiommu else f"/dev/vfio/{number}"
     if noiommu:
-        _check_noiommu(number, node, allowed=allow_noiommu)
+        _check_noiommu(number, node, log, allowed=allow_noiommu)
     try:
         fd = host.open(node)
     except OSError as error:
@@ -184,7 +184,7 @@ OPEN_KINDS: ErrorKinds = {
 }
 
 
-def _check_noiommu(number: int, node: str, *, allowed: bool) -> None:
+def _check_noiommu(number: int, node: str, log: Log, *, allowed: bool) -> None:
     if not allowed:
         raise HostUnsupportedError(
             errno.EPERM,
@@ -193,7 +193,7 @@ def _check_noiommu(number: int, node: str, *, allowed: bool) -> None:
             f"group {number} is a no-IOMMU group: its device could write anywhere in memory",
             "turn on the IOMMU, or accept it with noiommu=on",
         )
-    log.warn(
+    log.warn_of(
         "legacy.noiommu",
         f"group {number} has no IOMMU: its device can read and write all memory, and maps of"
         " DMA memory are refused",

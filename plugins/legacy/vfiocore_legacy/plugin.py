@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from vfiocore.config import BOOL, Property
-from vfiocore.container import for_each
 from vfiocore.hookspecs import hookimpl
 from vfiocore.registration import Backend
 
@@ -74,7 +73,7 @@ def vfio_close_device(device: DeviceAccess) -> None:
 @hookimpl
 def vfio_dma_map(container: LegacyContainer, batch: Batch) -> None:
     """VFIO_IOMMU_MAP_DMA for each item."""
-    for_each(batch, container.dma.map, container.dma.unmap)
+    container.dma.map_batch(batch)
 
 
 @hookimpl

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+from collections.abc import Sequence
 
 import pytest
 from attrs import evolve
@@ -16,6 +17,7 @@ from vfiocore.errors import (
     DmaRangeError,
     DmaSplitError,
 )
+from vfiocore.memory.ranges import IovaRange
 from vfiocore.testing.checks import needs, refused
 from vfiocore.testing.topics.base import BackendTopic
 from vfiocore.testing.under_test import BackendUnderTest
@@ -153,12 +155,21 @@ class Ranges(BackendTopic):
                 "a device with fewer usable addresses joined, and iova_ranges are what they were:"
                 " read them again at the end of vfio_setup_context"
             )
-            taken = [usable.start for usable in wide if usable not in both]
-            lost = [iova for iova in taken if not any(u.covers(iova, bench.page) for u in both)]
-            for iova in lost:
+            for iova in _lost(wide, both, bench.page):
                 with refused(DmaRangeError, f"mapping at {iova:#x}, which the second device lacks"):
                     bench.container.dma_map([evolve(bench.mapping(), iova=iova)])
             session.close_device("device1")
             assert bench.container.iova_ranges == wide, (
                 "the device left, and its limits stayed: read iova_ranges again on the way out"
             )
+
+
+def _lost(before: Sequence[IovaRange], now: Sequence[IovaRange], page: int) -> list[int]:
+    """Pages beside the ranges of `now` that could be mapped before, and cannot any more."""
+    places = {usable.last + 1 for usable in now} | {usable.start - 1 for usable in now}
+    return [
+        iova
+        for iova in sorted(place & -page for place in places)
+        if any(usable.covers(iova, page) for usable in before)
+        and not any(usable.covers(iova, page) for usable in now)
+    ]

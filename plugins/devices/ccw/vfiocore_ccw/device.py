@@ -11,9 +11,8 @@ import os.path
 import sys
 import time
 from collections.abc import Iterator
-from typing import Unpack
+from typing import ClassVar, Unpack
 
-from vfiocore import log
 from vfiocore.access import IrqInfo
 from vfiocore.device import Device
 from vfiocore.errors import (
@@ -25,7 +24,7 @@ from vfiocore.errors import (
     kernel_error,
 )
 from vfiocore.irq import Irq, SignalIrq, Vector
-from vfiocore.region import Region
+from vfiocore.region import ByteOrder, Region
 from vfiocore.registration import DeviceSetup
 from vfiocore.uapi import s390_cio, vfio, vfio_ccw
 from vfiocore_ccw.completion import Completion
@@ -37,7 +36,7 @@ IRQ_NAMES = {
     vfio.VFIO_CCW_CRW_IRQ_INDEX: "channel report",
     vfio.VFIO_CCW_REQ_IRQ_INDEX: "request",
 }
-REGIONS = {
+REGIONS: dict[int, type[ctypes.Structure]] = {
     vfio.VFIO_REGION_SUBTYPE_CCW_ASYNC_CMD: vfio_ccw.ccw_cmd_region,
     vfio.VFIO_REGION_SUBTYPE_CCW_SCHIB: vfio_ccw.ccw_schib_region,
     vfio.VFIO_REGION_SUBTYPE_CCW_CRW: vfio_ccw.ccw_crw_region,
@@ -79,7 +78,7 @@ class CcwDevice(Device):
     _told_of_prefetch: bool
 
     # Commands and return codes; the areas are big-endian and taken as bytes.
-    byteorder = sys.byteorder
+    byteorder: ClassVar[ByteOrder] = sys.byteorder
 
     def __init__(self, setup: DeviceSetup) -> None:
         """Wrap an open device; nothing of it changes.
@@ -337,7 +336,7 @@ class CcwDevice(Device):
         if self._told_of_prefetch:
             return
         self._told_of_prefetch = True
-        log.warn(
+        self.access.log.warn_of(
             "ccw.prefetch_forced",
             f"{self.name}: force-orb-pfch=on: prefetching is allowed for a channel program that"
             " did not ask for it; a program that changes itself may go wrong",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from vfiocore.device import Device
 from vfiocore.errors import DeviceAccessError, KernelError, UnsupportedError
 from vfiocore.irq import Irq, Vector
-from vfiocore.region import Area, Region, mappable_areas
+from vfiocore.region import Area, ByteOrder, Region, mappable_areas
 from vfiocore.uapi import pci_regs as pci
 from vfiocore.uapi import vfio
 from vfiocore.undo import run_all
@@ -64,7 +64,7 @@ class PciDevice(Device):
     msix_table: MsixTable | None
     bars: tuple[Region | None, ...]
 
-    byteorder = "little"
+    byteorder: ClassVar[ByteOrder] = "little"
 
     def __init__(self, setup: DeviceSetup) -> None:
         """Look at the open device; nothing of it changes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from vfiocore.device import Device
 from vfiocore.errors import (
@@ -13,7 +13,7 @@ from vfiocore.errors import (
     UnsupportedError,
     kernel_error,
 )
-from vfiocore.region import Region
+from vfiocore.region import ByteOrder, Region
 from vfiocore.uapi import vfio
 from vfiocore_platform.irq import PlatformIrq
 
@@ -40,7 +40,7 @@ class PlatformDevice(Device):
     compatible: tuple[str, ...]
 
     # vfio_platform_common.c:vfio_platform_read_mmio: ioread32 and copy_to_user, nothing swapped.
-    byteorder = sys.byteorder
+    byteorder: ClassVar[ByteOrder] = sys.byteorder
 
     def __init__(self, setup: DeviceSetup) -> None:
         """Look at the open device; nothing of it changes.
