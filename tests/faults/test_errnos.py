@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -10,6 +9,7 @@ from functools import cache
 import pytest
 from attrs import frozen
 
+from vfiocore._errnos import errno_name
 from vfiocore.errors import KernelError, VfioError
 from vfiocore_sim.host import SimHost
 
@@ -41,7 +41,7 @@ class Case:
     is_probe: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}-{self.step}-{errno.errorcode[self.code]}"
+        return f"{self.path}-{self.step}-{errno_name(self.code)}"
 
     @property
     def may_pass(self) -> bool:
@@ -101,7 +101,7 @@ def assert_told(error: VfioError | None, case: Case) -> None:
     assert error.operation
     assert error.subject
     assert str(error).startswith(f"{error.subject}: {error.operation} failed: ")
-    assert f"[{errno.errorcode[case.code]}]" in str(error)
+    assert f"[{errno_name(case.code)}]" in str(error)
     if (case.path.backend, case.step.label) != STAYS:
         assert not getattr(error, "__notes__", [])
     ioctl = case.step.label.removeprefix("ioctl ")

@@ -5,7 +5,23 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
+from attrs import frozen
+
 from vfiocore.uapi.vfio import vfio_info_cap_header
+
+
+@frozen
+class Capability:
+    """One entry of an info ioctl's capability chain: `body` is what follows the header."""
+
+    ident: int
+    body: bytes = b""
+    version: int = 1
+
+    @property
+    def data(self) -> bytes:
+        """Header, whose `next` is still open, and body."""
+        return bytes(vfio_info_cap_header(id=self.ident, version=self.version)) + self.body
 
 
 def chained(capabilities: Sequence[ctypes.Structure | bytes], start: int) -> bytes:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
+from vfiocore_sim.refusal import fail
+
 if TYPE_CHECKING:
     from vfiocore.host.protocol import IoctlArgument
 
@@ -77,8 +79,8 @@ class KernelPort(Protocol):
         `group_fds` are the groups given by the caller, none for a cdev.
 
         Raises:
-            OSError: EBADF for a closed fd; EINVAL for an fd that is no group, more fds than
-                devices, or an affected device that the caller does not own.
+            OSError: EBADF for a closed fd; EINVAL for an fd that is no group, or an affected
+                device that the caller does not own.
         """
 
 
@@ -147,20 +149,24 @@ class SimDevice:
         """Last close: interrupts off, state reset."""
 
     def ioctl(self, request: int, arg: IoctlArgument) -> int:
-        """A device-level ioctl, from the raw struct bytes; the kernel's return value or OSError."""
-        raise NotImplementedError
+        """A device-level ioctl, from the raw struct bytes; the kernel's return value or OSError.
+
+        A driver without this, or one of the next three, answers EINVAL
+        (``vfio_main.c:vfio_device_fops_unl_ioctl``, ``_read``, ``_write``, ``_mmap``).
+        """
+        fail(errno.EINVAL)
 
     def pread(self, size: int, offset: int) -> bytes:
         """Read from the device file."""
-        raise NotImplementedError
+        fail(errno.EINVAL)
 
     def pwrite(self, data: bytes, offset: int) -> int:
         """Write to the device file."""
-        raise NotImplementedError
+        fail(errno.EINVAL)
 
     def mmap(self, length: int, prot: int, flags: int, offset: int) -> mmap.mmap:
         """Map part of a region as a `DeviceMapping`; OSError(EINVAL) where the kernel refuses."""
-        raise NotImplementedError
+        fail(errno.EINVAL)
 
     def dma_unmapped(self, iova: int, size: int) -> None:
         """A range that this (emulated) device pinned is being unmapped; it must unpin it now."""

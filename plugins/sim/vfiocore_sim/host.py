@@ -16,9 +16,9 @@ from vfiocore_sim.kernel.record import Call, Recorder
 from vfiocore_sim.kernel.sysfs import Sysfs
 from vfiocore_sim.kernel.translation import Fault
 from vfiocore_sim.kernel.tree import DeviceNode, Tree
-from vfiocore_sim.kernel.user import UserArg
 from vfiocore_sim.refusal import refused
 from vfiocore_sim.topology import Topology
+from vfiocore_sim.user import UserArg
 
 if TYPE_CHECKING:
     from vfiocore.host.protocol import IoctlArgument
@@ -59,7 +59,7 @@ class SimHost:
         self._recorder = Recorder(_RECORD_LIMIT)
         self._recording = record
         self._open: list[OpenFile] = []
-        self._mappings: dict[int, str] = {}
+        self._mappings: dict[int, OpenFile] = {}
 
     @property
     def page_size(self) -> int:
@@ -99,7 +99,7 @@ class SimHost:
     def live_mappings(self) -> list[str]:
         """The mmaps of device regions that exist, each by the name of its file."""
         with self._lock:
-            return list(self._mappings.values())
+            return [str(file) for file in self._mappings.values()]
 
     def fail(self, operation: str, errno: int, *, after: int = 0, times: int = 1) -> None:
         """Let calls fail, before the simulated kernel sees them.
@@ -111,13 +111,24 @@ class SimHost:
                 closed all the same, as on Linux.
             errno: What the OSError has.
             after: How many calls still go through.
-            times: How many fail after that.
+            times: How many fail after that; `clear_failures` ends it earlier.
         """
         self._recorder.trap(operation, errno, after=after, times=times)
 
+    def clear_failures(self) -> None:
+        """Let every call through again: forget what `fail` was told and has not happened yet."""
+        self._recorder.clear_traps()
+
     def exit_process(self) -> None:
-        """Close every simulated file that this process has open, as the end of a process does."""
+        """Drop every simulated mapping and file of this process, as the end of a process does.
+
+        No call is recorded and none can be made to fail, as a process that ends makes no calls. An
+        `mmap` object that Python still has then keeps nothing open any more.
+        """
         with self._lock:
+            while self._mappings:
+                _key, file = self._mappings.popitem()
+                file.drop()
             self._machine.files.close_all()
             self._reap()
 
@@ -254,19 +265,20 @@ class SimHost:
         """A mapping keeps its file open, and its addresses are registers, not memory."""
         key = id(mapping)
         file.hold()
-        self._mappings[key] = str(file)
+        self._mappings[key] = file
         self._machine.memory.registers[key] = addresses(mapping)
+        mapping.on_unmap = lambda: self._unmapped(key)
 
-        def unmapped() -> None:
-            with self._lock:
-                del self._mappings[key]
-                del self._machine.memory.registers[key]
-                try:
-                    self._call(f"munmap {file}", str(file), lambda: None)
-                finally:
-                    file.drop()
-
-        mapping.on_unmap = unmapped
+    def _unmapped(self, key: int) -> None:
+        with self._lock:
+            del self._machine.memory.registers[key]
+            file = self._mappings.pop(key, None)
+            if file is None:  # the end of the process came first
+                return
+            try:
+                self._call(f"munmap {file}", str(file), lambda: None)
+            finally:
+                file.drop()
 
     def memfd(self, name: str, size: int) -> int:
         """A new memory file of `size` bytes."""

@@ -32,7 +32,6 @@ __all__ = [
     "ReservedRegion",
     "Topology",
     "TopologyError",
-    "register_device_program",
 ]
 
 Program: TypeAlias = SimDevice | Callable[[], SimDevice]
@@ -51,30 +50,17 @@ _BUILT_IN = {
     "ap-matrix": "vfiocore_sim.devices:ApMatrixDevice",
     "ccw-disk": "vfiocore_sim.devices:CcwDiskDevice",
 }
-_registered: dict[str, Callable[..., SimDevice]] = {}
 
 
 class TopologyError(ValueError):
     """A topology that cannot be built; the text says where and why."""
 
 
-def register_device_program(name: str, factory: Callable[..., SimDevice]) -> None:
-    """Give a simulated device a name to be used in TOML (``device = "NAME"``).
-
-    Raises:
-        TopologyError: the name is taken.
-    """
-    if name in _BUILT_IN or name in _registered:
-        raise TopologyError(f"a device program named {name!r} exists already")
-    _registered[name] = factory
-
-
 def _program(name: str, options: Mapping[str, Any]) -> Callable[[], SimDevice]:
-    """The factory of a registered name or of ``module:Class``."""
-    factory = _registered.get(name)
+    """The factory of a device that comes with this package, or of ``module:Class``."""
 
     def make() -> SimDevice:
-        device = (factory or _imported(_BUILT_IN.get(name, name)))(**options)
+        device = _imported(_BUILT_IN.get(name, name))(**options)
         if not isinstance(device, SimDevice):
             raise TopologyError(f"{name!r} does not make a SimDevice")
         return device
@@ -85,7 +71,7 @@ def _program(name: str, options: Mapping[str, Any]) -> Callable[[], SimDevice]:
 def _imported(path: str) -> Callable[..., SimDevice]:
     module, colon, attribute = path.partition(":")
     if not colon:
-        known = ", ".join(sorted([*_BUILT_IN, *_registered]))
+        known = ", ".join(sorted(_BUILT_IN))
         raise TopologyError(f"no device program {path!r}; known: {known}, or 'module:Class'")
     try:
         made: Callable[..., SimDevice] = getattr(import_module(module), attribute)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -24,6 +25,26 @@ def _refusal(code: int) -> Iterator[None]:
 def refused() -> Callable[[int], AbstractContextManager[None]]:
     """``with refused(errno.EINVAL): ...``"""
     return _refusal
+
+
+@pytest.fixture
+def references() -> Callable[[int], int]:
+    """How many fds of the process refer to the eventfd of an fd."""
+
+    def count(fd: int) -> int:
+        wanted = _eventfd_id(str(fd))
+        assert wanted
+        return [_eventfd_id(name) for name in os.listdir("/proc/self/fdinfo")].count(wanted)
+
+    return count
+
+
+def _eventfd_id(fd: str) -> str:
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            return next((line for line in file if line.startswith("eventfd-id")), "")
+    except FileNotFoundError:  # what listed the directory
+        return ""
 
 
 @pytest.fixture

@@ -37,10 +37,11 @@ from vfiocore.uapi.vfio import (
     vfio_irq_set,
     vfio_region_info,
 )
+from vfiocore_sim.capchain import Capability
 from vfiocore_sim.devices import EduDevice
+from vfiocore_sim.user import UserArg
 from vfiocore_sim.vfio.bench import Bench
 from vfiocore_sim.vfio.pci import Bar, PciDevice
-from vfiocore_sim.vfio.user import Capability, UserBuffer
 
 Refused: TypeAlias = Callable[[int], AbstractContextManager[None]]
 Edu: TypeAlias = Bench[EduDevice]
@@ -129,7 +130,7 @@ def test_a_chain_can_be_walked_to_every_capability(bodies: list[bytes], argsz: i
     buffer = bytearray(400)
     info = vfio_region_info(argsz=argsz)
     caps = [Capability(number, body) for number, body in enumerate(bodies)]
-    UserBuffer(buffer).append_capabilities(info, caps, VFIO_REGION_INFO_FLAG_CAPS)
+    UserArg(buffer).append_capabilities(info, caps, VFIO_REGION_INFO_FLAG_CAPS)
     if not info.cap_offset:
         assert not bodies or info.argsz > argsz
         return

@@ -292,6 +292,7 @@ def test_what_is_written_is_read_back(driver: Driver) -> None:
         (IO_FLUSH, (), {"nsid": 2}, status.INVALID_NAMESPACE),
         (IO_READ, (0, 0, 256), {}, status.INVALID_FIELD),
         (IO_READ, (0, 0, 15), {"prp2": DATA + 8}, status.PRP_OFFSET_INVALID),
+        (IO_READ, (0, 0, 31), {"prp2": DATA + PAGE + 4}, status.PRP_OFFSET_INVALID),
         (IO_READ, (0, 0, 0), {"prp1": NOWHERE}, status.DATA_TRANSFER_ERROR),
         (IO_WRITE, (0, 0, 0), {"prp1": NOWHERE}, status.DATA_TRANSFER_ERROR),
         (IO_READ, (0, 0, 31), {"prp2": NOWHERE}, status.DATA_TRANSFER_ERROR),

@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfiocore.uapi.pci_regs import (
+    PCI_AF_CTRL,
+    PCI_AF_CTRL_FLR,
     PCI_BASE_ADDRESS_0,
+    PCI_CAP_ID_AF,
     PCI_CAP_ID_EXP,
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
@@ -26,6 +29,7 @@ from vfiocore.uapi.pci_regs import (
     PCI_EXP_DEVCTL_BCR_FLR,
     PCI_EXT_CAP_ID_DSN,
     PCI_EXT_CAP_ID_ERR,
+    PCI_EXT_CAP_ID_VNDR,
     PCI_INTERRUPT_PIN,
     PCI_MSI_FLAGS,
     PCI_MSI_FLAGS_ENABLE,
@@ -46,6 +50,7 @@ from vfiocore.uapi.vfio import (
 from vfiocore_sim.devices import EduDevice, NvmeDevice
 from vfiocore_sim.vfio.bench import Bench
 from vfiocore_sim.vfio.pci import Bar, PciDevice
+from vfiocore_sim.vfio.pci.config import ConfigSpace
 
 Refused: TypeAlias = Callable[[int], AbstractContextManager[None]]
 CONFIG = VFIO_PCI_CONFIG_REGION_INDEX
@@ -206,6 +211,23 @@ def test_flr_through_devctl_resets_the_function_and_reads_as_zero(
     assert nvme.read(CONFIG, PCI_COMMAND, 2) == PCI_COMMAND_MEMORY
 
 
+class Conventional(Card):
+    """Without PCI Express the reset of a function is in the advanced features capability."""
+
+    reset_methods = ("af_flr",)
+
+
+def test_flr_through_advanced_features_resets_the_function_and_reads_as_zero() -> None:
+    with Bench(Conventional()) as bench:
+        control = capabilities(bench)[PCI_CAP_ID_AF] + PCI_AF_CTRL
+        before = bench.device.resets
+        bench.write(CONFIG, control, 0, 1)
+        assert bench.device.resets == before
+        bench.write(CONFIG, control, PCI_AF_CTRL_FLR, 1)
+        assert bench.device.resets == before + 1
+        assert bench.read(CONFIG, control, 1) == 0
+
+
 def test_coming_back_from_d3_resets_a_function_without_nosoftrst(card: Bench[Card]) -> None:
     control = capabilities(card)[PCI_CAP_ID_PM] + PCI_PM_CTRL
     before = card.device.resets
@@ -246,3 +268,13 @@ def test_a_byte_wise_write_equals_one_write(offset: int, data: bytes) -> None:
         for position, byte in enumerate(data):
             pieces.pwrite(CONFIG, offset + position, bytes([byte]))
         assert whole.pread(CONFIG, 0, 256) == pieces.pread(CONFIG, 0, 256)
+
+
+def test_a_device_with_more_capabilities_than_fit_cannot_be_made() -> None:
+    space = ConfigSpace(4096)
+    space.add_capability(PCI_CAP_ID_VNDR, 0xC0)
+    with pytest.raises(ValueError, match="capability 0x9 does not fit"):
+        space.add_capability(PCI_CAP_ID_VNDR, 4)
+    space.add_extended(PCI_EXT_CAP_ID_VNDR, 1, 0xF00)
+    with pytest.raises(ValueError, match="extended capability 0xb does not fit"):
+        space.add_extended(PCI_EXT_CAP_ID_VNDR, 1, 4)

@@ -28,9 +28,9 @@ from vfiocore.uapi.vfio import (
 )
 from vfiocore_sim.device import HotResetPeer, SysfsFile
 from vfiocore_sim.devices import EduDevice
+from vfiocore_sim.refusal import fail
 from vfiocore_sim.vfio.bench import Bench, LoneKernel, fired
 from vfiocore_sim.vfio.pci import Bar, MsixTable, PciDevice
-from vfiocore_sim.vfio.user import fail
 
 Refused: TypeAlias = Callable[[int], AbstractContextManager[None]]
 Edu: TypeAlias = Bench[EduDevice]
@@ -105,6 +105,16 @@ def test_a_wakeup_eventfd_must_be_one(edu: Edu, refused: Refused) -> None:
         edu.feature(SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP)
 
 
+def test_a_sleep_that_is_refused_keeps_no_hold_on_the_wakeup_eventfd(
+    edu: Edu, refused: Refused, references: Callable[[int], int]
+) -> None:
+    edu.feature(SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY)
+    wakeup = edu.eventfd()
+    with refused(errno.EINVAL):
+        sleep_with_wakeup(edu, wakeup)
+    assert references(wakeup) == 1
+
+
 # -- ioeventfd --------------------------------------------------------------------------------
 class Doorbell(PciDevice):
     vendor_id, device_id, class_code = 0x1AF4, 0x1003, 0xFF0000
@@ -140,6 +150,16 @@ def test_each_signal_stores_the_value() -> None:
         ioeventfd(bench, event)
         os.eventfd_write(event, 1)
         assert wait_for(lambda: bench.device.stores == [(16, 7, 4)])
+
+
+def test_a_signal_while_memory_decode_is_off_stores_nothing() -> None:
+    with Bench(Doorbell()) as bench:
+        dropped, kept = bench.eventfd(initial=1), bench.eventfd()
+        ioeventfd(bench, dropped, data=1)
+        ioeventfd(bench, kept, data=2)
+        bench.write(CONFIG, PCI_COMMAND, PCI_COMMAND_MEMORY, 2)
+        os.eventfd_write(kept, 1)
+        assert wait_for(lambda: bench.device.stores == [(16, 2, 4)])
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,20 @@ def test_a_valid_rom_is_read_only_and_padded_to_a_power_of_two(
     assert card.pread(VFIO_PCI_ROM_REGION_INDEX, 0, 2) == b"\x55\xaa"
     with refused(errno.EINVAL):
         card.pwrite(VFIO_PCI_ROM_REGION_INDEX, 0, b"x")
+    with refused(errno.EINVAL):
+        card.pread(VFIO_PCI_ROM_REGION_INDEX, 1024, 2)
+
+
+class BlankRom(Recorder):
+    rom = b"\xff" * 1000
+
+
+def test_a_rom_without_its_signature_is_not_shown(refused: Refused) -> None:
+    with Bench(BlankRom()) as bench:
+        info, _ = bench.region(VFIO_PCI_ROM_REGION_INDEX)
+        assert (info.size, info.flags) == (0, 0)
+        with refused(errno.EINVAL):
+            bench.pread(VFIO_PCI_ROM_REGION_INDEX, 0, 2)
 
 
 def test_registers_are_refused_while_memory_decode_is_off(
@@ -142,8 +156,9 @@ def test_a_missing_bar_cannot_be_accessed(card: Bench[Recorder], refused: Refuse
         card.pread(4, 0, 1)
 
 
-def test_reading_nothing_is_fine_anywhere(card: Bench[Recorder]) -> None:
+def test_reading_and_writing_nothing_is_fine_anywhere(card: Bench[Recorder]) -> None:
     assert card.pread(4, 0, 0) == b""
+    assert card.pwrite(4, 0, b"") == 0
 
 
 def test_the_msix_table_reads_as_ones_and_drops_writes(card: Bench[Recorder]) -> None:

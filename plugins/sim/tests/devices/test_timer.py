@@ -179,6 +179,37 @@ def test_loopback_of_the_level_irq_masks_it(timer: Timer) -> None:
     assert fired(level) == 1
 
 
+def test_loopback_of_the_edge_irq_signals_each_time(timer: Timer) -> None:
+    (tick,) = timer.listen(IRQ_TICK)
+    timer.irq_action(IRQ_TICK, TRIGGER)
+    timer.irq_action(IRQ_TICK, TRIGGER)
+    assert fired(tick) == 2
+
+
+def test_a_false_bool_triggers_masks_and_unmasks_nothing(timer: Timer) -> None:
+    (level,) = timer.listen(IRQ_EXPIRED)
+    timer.irq_action(IRQ_EXPIRED, TRIGGER, on=False)
+    assert fired(level) == 0
+    timer.irq_action(IRQ_EXPIRED, MASK, on=False)
+    expire(timer)
+    assert fired(level) == 1
+    timer.irq_action(IRQ_EXPIRED, UNMASK, on=False)
+    assert fired(level) == 0
+    timer.irq_action(IRQ_EXPIRED, UNMASK, on=True)
+    assert fired(level) == 1
+
+
+def test_minus_one_takes_the_unmask_eventfd_away(timer: Timer) -> None:
+    (level,) = timer.listen(IRQ_EXPIRED)
+    first, second = timer.eventfd(), timer.eventfd()
+    for fd in (first, -1, -1, second):
+        timer.set_irqs(IRQ_EXPIRED, EVENTFD | UNMASK, struct.pack("=i", fd), count=1)
+    expire(timer)
+    fired(level)
+    os.eventfd_write(second, 1)
+    assert wait(level) == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "start", "code"),
     [
@@ -274,6 +305,26 @@ def test_a_memory_region_can_be_mapped_as_far_as_its_flags_go(refused: Refused) 
             bench.device.mmap(mmap.PAGESIZE, mmap.PROT_WRITE, mmap.MAP_SHARED, 0)
         with refused(errno.EINVAL):
             bench.pwrite(0, 0, b"x")
+
+
+class Scratch(PlatformDevice):
+    """A page of memory, and registers that nobody implements."""
+
+    regions = (MmioRegion(size=mmap.PAGESIZE, ram=True), MmioRegion(size=16))
+
+
+def test_a_memory_region_is_read_and_written_and_a_reset_clears_it() -> None:
+    with Bench(Scratch(), name="30000000.scratch") as bench:
+        assert bench.pwrite(0, mmap.PAGESIZE - 2, b"abcd") == 2
+        assert bench.pread(0, mmap.PAGESIZE - 2, 4) == b"ab"
+        bench.reset()
+        assert bench.pread(0, mmap.PAGESIZE - 2, 4) == bytes(2)
+
+
+def test_registers_that_a_device_does_not_implement_read_as_zero() -> None:
+    with Bench(Scratch(), name="30000000.scratch") as bench:
+        assert bench.pwrite(1, 0, b"\xff" * 16) == 16
+        assert bench.pread(1, 0, 16) == bytes(16)
 
 
 def test_a_device_without_a_reset_function_says_so(refused: Refused) -> None:

@@ -255,6 +255,33 @@ def test_detach_always_succeeds(kernel: Any) -> None:
     kernel.detach(device)
 
 
+def test_attach_and_detach_know_no_other_flag_and_no_pasid_of_these_drivers(
+    kernel: Any, refused: Any
+) -> None:
+    _context, ioas, device = kernel.attached(A)
+    for flags, code in ((2, errno.EINVAL), (1, errno.EOPNOTSUPP)):
+        with refused(code):
+            kernel.attach(device, ioas, flags)
+        with refused(code):
+            kernel.detach(device, flags)
+
+
+def test_an_attach_whose_answer_cannot_be_stored_is_taken_back(kernel: Any, refused: Any) -> None:
+    from vfiocore_sim.kernel.memory import addresses
+
+    context, device = kernel.open("/dev/iommu"), kernel.cdev(A)
+    kernel.bind(device, context)
+    ioas = kernel.ioas(context)
+    memory = kernel.host.memfd("argument", PAGE)
+    kernel.host.pwrite(memory, struct.pack("=III", 12, 0, ioas), 0)
+    argument = kernel.host.mmap(memory, PAGE, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
+    with refused(errno.EFAULT):
+        kernel.ioctl(device, vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT, addresses(argument).first)
+    argument.close()
+    kernel.close(memory)
+    kernel.destroy(context, ioas)  # nothing is attached to it
+
+
 def test_closing_the_device_detaches_closes_and_unbinds(kernel: Any, buffer: Any) -> None:
     context, ioas, device = kernel.attached(A)
     kernel.ioas_map(context, ioas, buffer(1).address, PAGE, 0)
@@ -340,3 +367,62 @@ def test_pinning_what_is_not_mapped_so_is_refused(
     kernel.ioas_map(context, ioas, buffer(1).address, PAGE, 0, read)
     with refused(code):
         kernel.device(kernel.mdev).hold(iova, PAGE)
+
+
+def test_only_the_driver_of_an_attached_device_can_pin(with_mdev: Any, refused: Any) -> None:
+    kernel = with_mdev
+    with refused(errno.EINVAL):
+        kernel.device(kernel.mdev).dma.pin(0, PAGE, write=True)
+    context, device = kernel.open("/dev/iommu"), kernel.cdev(kernel.mdev)
+    kernel.bind(device, context)
+    with refused(errno.EINVAL):
+        kernel.device(kernel.mdev).dma.pin(0, PAGE, write=True)
+
+
+def test_a_page_is_pinned_until_it_was_unpinned_as_often(with_mdev: Any, buffer: Any) -> None:
+    kernel = with_mdev
+    context, ioas, _device = kernel.attached(kernel.mdev)
+    kernel.ioas_map(context, ioas, buffer(1).address, PAGE, 0)
+    port = kernel.device(kernel.mdev).dma
+    port.pin(0, PAGE, write=True)
+    port.pin(0, 8, write=False)
+    assert kernel.host.pinned_bytes == PAGE
+    port.unpin(0, PAGE)
+    assert kernel.host.pinned_bytes == PAGE
+    port.unpin(0, 8)
+    assert kernel.host.pinned_bytes == 0
+    port.unpin(0, PAGE)  # nothing is left to unpin
+    assert kernel.host.pinned_bytes == 0
+
+
+def test_a_pin_that_fails_on_the_way_holds_nothing(
+    with_mdev: Any, buffer: Any, refused: Any
+) -> None:
+    kernel = with_mdev
+    context, ioas, _device = kernel.attached(kernel.mdev)
+    kernel.ioas_map(context, ioas, buffer(1).address, PAGE, 0)
+    read = iommufd.IOMMU_IOAS_MAP_READABLE
+    kernel.ioas_map(context, ioas, buffer(1).address, PAGE, PAGE, read)
+    with refused(errno.EPERM):
+        kernel.device(kernel.mdev).dma.pin(0, 2 * PAGE, write=True)
+    assert kernel.host.pinned_bytes == 0
+
+
+def test_a_driver_with_an_iommu_cannot_pin(kernel: Any, buffer: Any, refused: Any) -> None:
+    context, ioas, _device = kernel.attached(A)
+    kernel.ioas_map(context, ioas, buffer(1).address, PAGE, 0)
+    with refused(errno.EINVAL):
+        kernel.device(A).dma.pin(0, PAGE, write=True)
+
+
+def test_a_page_table_made_for_another_iommu_is_refused(machine: Any, refused: Any) -> None:
+    program = machine().device(A).__class__
+    topology = Topology().pci(A, program, group=1).pci(B, program, group=2)
+    kernel = machine(topology.iommu(2, IommuModel(aperture=(0, (1 << 40) - 1))))
+    context, first, second = kernel.open("/dev/iommu"), kernel.cdev(A), kernel.cdev(B)
+    ident = kernel.bind(first, context)
+    kernel.bind(second, context)
+    table = kernel.hwpt(context, ident, kernel.ioas(context))
+    with refused(errno.EINVAL):
+        kernel.attach(second, table)
+    assert kernel.attach(first, table) == table

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import mmap
+import struct
 from typing import Any
 
 import pytest
 
 from vfiocore.uapi import iommufd, vfio
+from vfiocore_sim.device import DmaFault
 
 PAGE = mmap.PAGESIZE
 TOP = 1 << 64
@@ -57,6 +59,12 @@ def test_a_program_may_choose_the_compat_ioas(kernel: Any, refused: Any) -> None
     assert vfio_ioas(kernel, context, iommufd.IOMMU_VFIO_IOAS_GET) == ioas
     with refused(errno.EOPNOTSUPP):
         vfio_ioas(kernel, context, 3)
+
+
+def test_the_reserved_field_of_vfio_ioas_must_be_zero(kernel: Any, refused: Any) -> None:
+    arg = bytearray(struct.pack("=IIHH", 12, 0, iommufd.IOMMU_VFIO_IOAS_CLEAR, 1))
+    with refused(errno.EOPNOTSUPP):
+        kernel.ioctl(kernel.open("/dev/iommu"), iommufd.IOMMU_VFIO_IOAS, arg)
 
 
 def test_info_always_tells_its_full_size(kernel: Any, context: int) -> None:
@@ -111,6 +119,45 @@ def test_unmap_writes_its_size_also_when_it_fails(
     assert kernel.unmap(context, 0, PAGE) == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "iova", "size"),
+    [
+        (vfio.VFIO_DMA_UNMAP_FLAG_VADDR, 0, PAGE),
+        (vfio.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, 0, PAGE),
+        (vfio.VFIO_DMA_UNMAP_FLAG_ALL, PAGE, 0),
+        (vfio.VFIO_DMA_UNMAP_FLAG_ALL, 0, PAGE),
+    ],
+)
+def test_an_unmap_that_cannot_be_is_refused(
+    kernel: Any, context: int, buffer: Any, refused: Any, flags: int, iova: int, size: int
+) -> None:
+    kernel.map(context, 0, buffer(1).address, PAGE)
+    with refused(errno.EINVAL):
+        kernel.unmap(context, iova, size, flags)
+    assert kernel.unmap(context, 0, PAGE) == PAGE
+
+
+def test_a_write_only_mapping_cannot_be_read_by_the_device(
+    kernel: Any, context: int, buffer: Any
+) -> None:
+    group = kernel.open("/dev/vfio/2")
+    kernel.set_container(group, context)
+    kernel.device_fd(group, "0000:02:00.0")
+    kernel.map(context, 0, buffer(1).address, PAGE, vfio.VFIO_DMA_MAP_FLAG_WRITE)
+    kernel.device("0000:02:00.0").dma.write(0, b"in")
+    with pytest.raises(DmaFault, match="read"):
+        kernel.device("0000:02:00.0").dma.read(0, 2)
+
+
+def test_version_1_cuts_a_mapping_that_ends_with_the_address_space(
+    kernel: Any, context: int, buffer: Any
+) -> None:
+    kernel.ioctl(context, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1_IOMMU)
+    kernel.map(context, TOP - 2 * PAGE, buffer(2).address, 2 * PAGE)
+    assert kernel.unmap(context, TOP - PAGE, PAGE) == PAGE
+    assert kernel.unmap(context, TOP - 2 * PAGE, PAGE) == PAGE
+
+
 def test_version_1_lets_an_unmap_cut_a_mapping(kernel: Any, context: int, buffer: Any) -> None:
     kernel.ioctl(context, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1_IOMMU)
     kernel.map(context, 0, buffer(3).address, 3 * PAGE)
@@ -127,3 +174,35 @@ def test_extensions_are_type1s_without_the_rest(kernel: Any, context: int, refus
         kernel.ioctl(context, vfio.VFIO_SET_IOMMU, vfio.VFIO_NOIOMMU_IOMMU)
     with refused(errno.ENOTTY):
         kernel.ioctl(context, vfio.VFIO_IOMMU_DIRTY_PAGES, bytearray(48))
+
+
+def test_version_1_cuts_under_a_device_and_keeps_the_rest_pinned(
+    kernel: Any, context: int, buffer: Any, refused: Any
+) -> None:
+    kernel.ioctl(context, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1_IOMMU)
+    group = kernel.open("/dev/vfio/2")
+    kernel.set_container(group, context)
+    kernel.device_fd(group, "0000:02:00.0")
+    memory = buffer(3)
+    kernel.map(context, 0, memory.address, 3 * PAGE)
+    with refused(errno.EINVAL):
+        kernel.unmap(context, 1, PAGE)
+    assert kernel.unmap(context, PAGE, PAGE) == PAGE
+    assert kernel.host.pinned_bytes == 2 * PAGE
+    kernel.device("0000:02:00.0").dma.write(2 * PAGE, b"rest")
+    assert memory.map[2 * PAGE : 2 * PAGE + 4] == b"rest"
+    with pytest.raises(DmaFault, match="not mapped"):
+        kernel.device("0000:02:00.0").dma.write(PAGE, b"gone")
+
+
+def test_the_version_does_not_change_under_a_mapping(
+    kernel: Any, context: int, buffer: Any, refused: Any
+) -> None:
+    group = kernel.open("/dev/vfio/2")
+    kernel.set_container(group, context)
+    kernel.device_fd(group, "0000:02:00.0")
+    kernel.map(context, 0, buffer(1).address, PAGE)
+    for _ in range(2):
+        assert kernel.ioctl(context, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU) == 0
+    with refused(errno.EINVAL):
+        kernel.ioctl(context, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1_IOMMU)

@@ -73,8 +73,9 @@ def test_a_closed_fd_is_a_bad_one(kernel: Any, refused: Any) -> None:
     group = kernel.open("/dev/vfio/1")
     kernel.close(group)
     for call in (kernel.close, kernel.status, kernel.host.fstat):
-        with refused(errno.EBADF):
-            call(group)
+        for fd in (group, -1):
+            with refused(errno.EBADF):
+                call(fd)
 
 
 def test_a_real_file_has_no_ioctl_of_ours(kernel: Any, refused: Any) -> None:
@@ -165,10 +166,12 @@ def test_other_files_and_memory_are_the_real_ones(kernel: Any, tmp_path: Any) ->
     host.close(memory)
 
 
-def test_an_iommufd_cannot_be_read_or_mapped(kernel: Any, refused: Any) -> None:
+def test_an_iommufd_cannot_be_read_written_or_mapped(kernel: Any, refused: Any) -> None:
     context = kernel.open("/dev/iommu")
     with refused(errno.EINVAL):
         kernel.host.pread(context, 1, 0)
+    with refused(errno.EINVAL):
+        kernel.host.pwrite(context, b"x", 0)
     with refused(errno.ENODEV):
         kernel.host.mmap(context, PAGE, **SHARED)
 
@@ -181,6 +184,40 @@ def test_the_end_of_the_process_closes_everything(kernel: Any, buffer: Any) -> N
     assert kernel.host.open_files() == []
     assert kernel.host.pinned_bytes == 0
     assert kernel.device("0000:01:00.0").diary == ["open", "close"]
+
+
+def test_the_end_of_the_process_unmaps_registers_before_it_closes_files(
+    kernel: Any, device: int
+) -> None:
+    mapping = kernel.host.mmap(device, PAGE, **SHARED)
+    kernel.close(device)
+    kernel.host.exit_process()
+    assert kernel.host.live_mappings() == []
+    assert kernel.host.open_files() == []
+    assert kernel.device("0000:01:00.0").diary == ["open", "close"]
+    mapping.close()
+    assert kernel.device("0000:01:00.0").diary == ["open", "close"]
+
+
+def test_the_end_of_the_process_makes_no_calls(kernel: Any, device: int) -> None:
+    mapping = kernel.host.mmap(device, PAGE, **SHARED)
+    kernel.host.forget_calls()
+    kernel.host.fail("munmap", errno.EINVAL)
+    kernel.host.exit_process()
+    mapping.close()
+    assert kernel.host.calls == []
+
+
+def test_registers_that_are_mapped_stay_registers_to_the_next_process(
+    kernel: Any, device: int, refused: Any
+) -> None:
+    from vfiocore_sim.kernel.memory import addresses
+
+    with kernel.host.mmap(device, PAGE, **SHARED) as mapping:
+        kernel.host.exit_process()
+        context, ioas, _device = kernel.attached("0000:01:00.0")
+        with refused(errno.EFAULT):
+            kernel.ioas_map(context, ioas, addresses(mapping).first, PAGE, 0)
 
 
 def test_many_threads_may_open_map_and_close(machine: Any, buffer: Any) -> None:

@@ -175,6 +175,30 @@ def test_a_bound_cdev_keeps_the_group_shut(kernel: Any, refused: Any) -> None:
     kernel.open("/dev/vfio/1")
 
 
+def test_a_group_whose_last_device_left_vfio_is_gone(kernel: Any, refused: Any) -> None:
+    group, container = kernel.open("/dev/vfio/1"), kernel.open("/dev/vfio/vfio")
+    kernel.host.write_file("/sys/bus/pci/drivers/vfio-pci/unbind", b"0000:01:00.0")
+    with refused(errno.ENODEV):
+        kernel.status(group)
+    with refused(errno.ENODEV):
+        kernel.set_container(group, container)
+
+
+def test_a_name_that_is_not_a_string_is_unreadable(kernel: Any, refused: Any) -> None:
+    _container, (group,) = kernel.container_with(1)
+    with refused(errno.EFAULT):
+        kernel.ioctl(group, vfio.VFIO_GROUP_GET_DEVICE_FD, bytearray(b"0000:01:00.0"))
+
+
+def test_a_struct_that_ends_too_early_is_unreadable_whatever_its_argsz(
+    kernel: Any, refused: Any
+) -> None:
+    with refused(errno.EFAULT):
+        kernel.ioctl(
+            kernel.open("/dev/vfio/1"), vfio.VFIO_GROUP_GET_STATUS, bytearray(struct.pack("=I", 4))
+        )
+
+
 def test_an_unknown_request_is_no_typewriter(kernel: Any, refused: Any) -> None:
     with refused(errno.ENOTTY):
         kernel.ioctl(kernel.open("/dev/vfio/1"), vfio.VFIO_SET_IOMMU, 1)
@@ -235,6 +259,16 @@ def test_a_noiommu_device_reaches_all_memory(machine: Any, buffer: Any) -> None:
     assert memory.map[:8] == b"anywhere"
 
 
+def test_a_driver_with_hardware_of_its_own_cannot_pin(machine: Any, refused: Any) -> None:
+    kernel = machine(noiommu(machine()))
+    container, group = kernel.open("/dev/vfio/vfio"), kernel.open("/dev/vfio/noiommu-1")
+    kernel.set_container(group, container)
+    kernel.ioctl(container, vfio.VFIO_SET_IOMMU, vfio.VFIO_NOIOMMU_IOMMU)
+    kernel.device_fd(group, "0000:01:00.0")
+    with refused(errno.EINVAL):
+        kernel.device("0000:01:00.0").dma.pin(0, kernel.page, write=True)
+
+
 # -- with an iommufd ---------------------------------------------------------------------------
 def test_an_iommufd_can_take_the_containers_place(kernel: Any) -> None:
     context, group = kernel.open("/dev/iommu"), kernel.open("/dev/vfio/1")
@@ -265,6 +299,83 @@ def test_without_a_compat_ioas_the_device_does_not_open(kernel: Any, refused: An
     with refused(errno.ENODEV):
         kernel.device_fd(group, "0000:01:00.0")
     assert kernel.device("0000:01:00.0").diary == ["open", "close"]
+
+
+def test_a_second_open_shares_the_device_that_the_first_one_attached(
+    kernel: Any, buffer: Any
+) -> None:
+    context, group = kernel.open("/dev/iommu"), kernel.open("/dev/vfio/1")
+    kernel.set_container(group, context)
+    first, second = (kernel.device_fd(group, "0000:01:00.0") for _ in range(2))
+    memory = buffer(1)
+    kernel.map(context, 0, memory.address, kernel.page)
+    kernel.close(first)
+    kernel.device("0000:01:00.0").dma.write(0, b"shared")
+    assert memory.map[:6] == b"shared"
+    kernel.close(second)
+    assert kernel.device("0000:01:00.0").diary == ["open", "close"]
+
+
+def test_a_driver_that_does_not_open_leaves_nothing_bound_to_the_iommufd(
+    kernel: Any, refused: Any
+) -> None:
+    context, group = kernel.open("/dev/iommu"), kernel.open("/dev/vfio/1")
+    kernel.set_container(group, context)
+    kernel.device("0000:01:00.0").open_error = errno.EIO
+    with refused(errno.EIO):
+        kernel.device_fd(group, "0000:01:00.0")
+    kernel.close(group)
+    assert kernel.bind(kernel.cdev("0000:02:00.0"), context) == 2  # 1 is the compat IOAS
+
+
+def test_a_noiommu_device_on_an_iommufd_reaches_all_memory(machine: Any, buffer: Any) -> None:
+    kernel = machine(noiommu(machine()))
+    context, group = kernel.open("/dev/iommu"), kernel.open("/dev/vfio/noiommu-1")
+    kernel.set_container(group, context)
+    kernel.device_fd(group, "0000:01:00.0")
+    memory = buffer(1)
+    kernel.device("0000:01:00.0").dma.write(memory.address, b"anywhere")
+    assert memory.map[:8] == b"anywhere"
+
+
+def test_real_and_noiommu_groups_share_no_iommufd(machine: Any, refused: Any) -> None:
+    kernel = machine(noiommu(machine()))
+    real, other = kernel.open("/dev/vfio/2"), kernel.open("/dev/vfio/noiommu-1")
+    for first, second in ((real, other), (other, real)):
+        context = kernel.open("/dev/iommu")
+        kernel.set_container(first, context)
+        with refused(errno.EINVAL):
+            kernel.set_container(second, context)
+        kernel.unset_container(first)
+
+
+def test_a_noiommu_device_does_not_open_beside_a_compat_ioas(machine: Any, refused: Any) -> None:
+    from vfiocore.uapi import iommufd
+
+    kernel = machine(noiommu(machine()))
+    context, group = kernel.open("/dev/iommu"), kernel.open("/dev/vfio/noiommu-1")
+    kernel.set_container(group, context)
+    kernel.command(
+        context,
+        iommufd.IOMMU_VFIO_IOAS,
+        iommufd.iommu_vfio_ioas,
+        op=iommufd.IOMMU_VFIO_IOAS_SET,
+        ioas_id=kernel.ioas(context),
+    )
+    with refused(errno.EPERM):
+        kernel.device_fd(group, "0000:01:00.0")
+
+
+def test_an_iommufd_without_iommu_takes_that_type_only(machine: Any, refused: Any) -> None:
+    kernel = machine(noiommu(machine()))
+    context = kernel.open("/dev/iommu")
+    kernel.set_container(kernel.open("/dev/vfio/noiommu-1"), context)
+    with refused(errno.EINVAL):
+        kernel.ioctl(context, vfio.VFIO_SET_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
+    assert kernel.ioctl(context, vfio.VFIO_SET_IOMMU, vfio.VFIO_NOIOMMU_IOMMU) == 0
+    check = vfio.VFIO_CHECK_EXTENSION
+    assert kernel.ioctl(context, check, vfio.VFIO_NOIOMMU_IOMMU) == 1
+    assert kernel.ioctl(context, check, vfio.VFIO_TYPE1v2_IOMMU) == 0
 
 
 def test_interrupts_that_are_not_isolated_show_at_set_iommu(machine: Any, refused: Any) -> None:

@@ -134,3 +134,14 @@ def test_a_function_of_a_group_that_is_owned_is_owned_with_it(
     program = dirty(kernel, SECOND)
     reset(kernel, device)
     assert is_fresh(program)
+
+
+def test_a_function_without_a_group_keeps_the_bus_from_being_reset(
+    machine: Callable[..., Any], refused: Any
+) -> None:
+    kernel = machine(
+        Topology().pci(FIRST, EduDevice, group=1).pci(SECOND, group=None, driver="e1000e")
+    )
+    _container, (group,) = kernel.container_with(1)
+    with refused(errno.EPERM):
+        info(kernel, kernel.device_fd(group, FIRST))

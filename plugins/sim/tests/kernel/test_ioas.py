@@ -130,10 +130,23 @@ def test_too_little_room_gets_as_many_as_fit_and_the_true_number(
     assert kernel.ranges(context, ioas, room=1) == ([(0, 0xFEDFFFFF)], 2, PAGE)
 
 
-def test_reserved_fields_must_be_zero(kernel: Any, context: int, ioas: int, refused: Any) -> None:
-    arg = struct.pack("=IIIIQQ", 32, ioas, 0, 1, 0, 0)
+@pytest.mark.parametrize(
+    ("request_number", "fields"),
+    [
+        (iommufd.IOMMU_IOAS_IOVA_RANGES, struct.pack("=IIIQQ", 1, 0, 1, 0, 0)),
+        (iommufd.IOMMU_IOAS_ALLOW_IOVAS, struct.pack("=IIIQ", 1, 0, 1, 0)),
+        (iommufd.IOMMU_IOAS_MAP, struct.pack("=IIIQQQ", FIXED | READ, 1, 1, 0, PAGE, 0)),
+        (iommufd.IOMMU_IOAS_CHANGE_PROCESS, struct.pack("=I", 1)),
+    ],
+    ids=["ranges", "allow", "map", "change process"],
+)
+def test_reserved_fields_must_be_zero(
+    kernel: Any, context: int, ioas: int, refused: Any, request_number: int, fields: bytes
+) -> None:
+    assert ioas == 1
+    arg = bytearray(struct.pack("=I", 4 + len(fields)) + fields)
     with refused(errno.EOPNOTSUPP):
-        kernel.ioctl(context, iommufd.IOMMU_IOAS_IOVA_RANGES, bytearray(arg))
+        kernel.ioctl(context, request_number, arg)
 
 
 # -- allow-list --------------------------------------------------------------------------------
@@ -196,6 +209,8 @@ def test_a_device_must_respect_the_allow_list(
         ({"iova": 0xFEE00000}, errno.EINVAL),
         ({"iova": 1 << 50}, errno.EINVAL),
         ({"user_va": PAGE}, errno.EFAULT),
+        ({"user_va": PAGE + 1}, errno.EINVAL),
+        ({"user_va": PAGE + 1, "flags": READ}, errno.EINVAL),
     ],
 )
 def test_a_map_that_cannot_be_is_refused_and_leaves_nothing(
@@ -250,6 +265,21 @@ def test_automatic_placement_takes_the_lowest_hole_that_is_aligned_well(
     assert kernel.ioas_map(context, ioas, aligned, PAGE) == PAGE
     # No better aligned than its address: right behind the first two.
     assert kernel.ioas_map(context, ioas, aligned + PAGE, 4 * PAGE) == 7 * PAGE
+
+
+def test_the_start_of_a_file_is_aligned_as_well_as_its_length_wants(
+    kernel: Any, context: int, ioas: int, memory_file: int
+) -> None:
+    arg = kernel.command(
+        context,
+        iommufd.IOMMU_IOAS_MAP_FILE,
+        iommufd.iommu_ioas_map_file,
+        flags=READ | WRITE,
+        ioas_id=ioas,
+        fd=memory_file,
+        length=4 * PAGE,
+    )
+    assert arg.iova == 4 * PAGE
 
 
 def test_automatic_placement_finds_no_room(
@@ -396,6 +426,23 @@ def test_a_copy_looks_for_its_source_before_its_target(
         kernel.ioas_copy(context, 99, ioas, PAGE, to=0, at=0)
 
 
+def test_a_copy_of_a_range_that_wraps_is_refused(
+    kernel: Any, context: int, ioas: int, refused: Any
+) -> None:
+    with refused(errno.EOVERFLOW):
+        kernel.ioas_copy(context, ioas, ioas, 2 * PAGE, to=0, at=TOP - PAGE + 1)
+
+
+def test_a_copy_that_fails_on_the_way_leaves_nothing(
+    kernel: Any, context: int, ioas: int, buffer: Any, refused: Any
+) -> None:
+    kernel.ioas_map(context, ioas, buffer(1).address, PAGE, 0)
+    kernel.ioas_map(context, ioas, buffer(1).address, PAGE, PAGE, READ)
+    with refused(errno.EPERM):
+        kernel.ioas_copy(context, ioas, ioas, 2 * PAGE, to=1 << 30, at=0)
+    assert kernel.ioas_unmap(context, ioas, 0, TOP) == 2 * PAGE
+
+
 # -- unmap -------------------------------------------------------------------------------------
 def test_unmap_takes_maps_and_gaps_and_says_how_much(
     kernel: Any, context: int, ioas: int, buffer: Any
@@ -511,6 +558,21 @@ def test_large_pages_are_given_up_for_finer_unmaps(
         option(kernel, context, option_id=HUGE, op=SET, object_id=ioas, val64=2)
 
 
+def test_large_pages_stay_while_a_page_table_shows_a_mapping(
+    kernel: Any, context: int, ioas: int, attached: int, buffer: Any, refused: Any
+) -> None:
+    kernel.ioas_map(context, ioas, buffer(1).address, PAGE, 0)
+    option(kernel, context, option_id=HUGE, op=SET, object_id=ioas, val64=1)  # as it is
+    with refused(errno.EINVAL):
+        option(kernel, context, option_id=HUGE, op=SET, object_id=ioas, val64=0)
+
+
+def test_large_pages_can_come_back(kernel: Any, context: int, ioas: int) -> None:
+    for wanted, alignment in ((0, PAGE), (1, 1)):
+        option(kernel, context, option_id=HUGE, op=SET, object_id=ioas, val64=wanted)
+        assert kernel.ranges(context, ioas)[2] == alignment
+
+
 @pytest.mark.parametrize("fields", [{"option_id": 7}, {"op": 2}, {"object_id": 1}])
 def test_an_option_that_does_not_exist_is_not_supported(
     kernel: Any, context: int, refused: Any, fields: dict[str, int]
@@ -600,6 +662,34 @@ def test_a_tracking_page_table_tells_which_pages_were_written(
     port.write(0, b"again")
     track(kernel, context, hwpt, 0)
     assert dirty_pages(kernel, context, hwpt, 8) == set()
+
+
+def test_a_report_has_only_the_pages_of_its_range(
+    kernel: Any, context: int, ioas: int, attached: int, buffer: Any
+) -> None:
+    kernel.detach(attached)
+    hwpt = kernel.hwpt(context, 2, ioas, iommufd.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
+    kernel.attach(attached, hwpt)
+    kernel.ioas_map(context, ioas, buffer(8).address, 8 * PAGE, 0)
+    track(kernel, context, hwpt, iommufd.IOMMU_HWPT_DIRTY_TRACKING_ENABLE)
+    for page in (1, 6):
+        kernel.device(A).dma.write(page * PAGE, b"x")
+    assert dirty_pages(kernel, context, hwpt, 4) == {1}
+    assert dirty_pages(kernel, context, hwpt, 8) == {6}
+
+
+def test_an_iommu_without_dirty_bits_makes_no_tracking_page_table(
+    machine: Any, refused: Any
+) -> None:
+    from vfiocore_sim.topology import IommuModel, Topology
+
+    program = machine().device(A).__class__
+    topology = Topology().pci(A, program, group=1)
+    kernel = machine(topology.iommu(1, IommuModel(dirty_tracking=False)))
+    context = kernel.open("/dev/iommu")
+    device = kernel.bind(kernel.cdev(A), context)
+    with refused(errno.EOPNOTSUPP):
+        kernel.hwpt(context, device, kernel.ioas(context), iommufd.IOMMU_HWPT_ALLOC_DIRTY_TRACKING)
 
 
 def test_a_page_table_without_tracking_says_so(

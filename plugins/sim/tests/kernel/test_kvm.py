@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 from typing import Any
 
@@ -68,6 +69,29 @@ def test_a_machine_has_one_vfio_device(kernel: Any, refused: Any) -> None:
         kernel.ioctl(machine, kvm.KVM_CREATE_DEVICE, wanted)
     with refused(errno.ENODEV):
         kernel.ioctl(machine, kvm.KVM_CREATE_DEVICE, kvm.kvm_create_device(type=1))
+
+
+def test_each_kvm_file_says_in_its_own_way_that_a_request_is_unknown(
+    kernel: Any, refused: Any
+) -> None:
+    system = kernel.open("/dev/kvm")
+    with refused(errno.EINVAL):
+        kernel.ioctl(system, 0x1234)
+    for fd in (kernel.ioctl(system, kvm.KVM_CREATE_VM), kernel.kvm_vfio()):
+        with refused(errno.ENOTTY):
+            kernel.ioctl(fd, 0x1234)
+
+
+@pytest.mark.parametrize(
+    ("group", "attribute"), [(kvm.KVM_DEV_VFIO_FILE + 1, ADD), (kvm.KVM_DEV_VFIO_FILE, 99)]
+)
+def test_the_vfio_device_has_no_other_attribute(
+    kernel: Any, refused: Any, group: int, attribute: int
+) -> None:
+    number = ctypes.c_int32(kernel.open("/dev/vfio/1"))
+    arg = kvm.kvm_device_attr(group=group, attr=attribute, addr=ctypes.addressof(number))
+    with refused(errno.ENXIO):
+        kernel.ioctl(kernel.kvm_vfio(), kvm.KVM_SET_DEVICE_ATTR, arg)
 
 
 def test_kvm_tells_its_version(kernel: Any) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
+import os
 from typing import Any
 
 import pytest
 
-from vfiocore_sim.kernel.memory import ProcessMemory
+from vfiocore_sim.kernel.memory import FileMemory, ProcessMemory
 
 PAGE = mmap.PAGESIZE
 
@@ -59,6 +61,33 @@ def test_a_range_is_good_only_as_a_whole(memory: ProcessMemory, buffer: Any, ref
     memory.check(mine.address, 4 * PAGE, write=True)
     with refused(errno.EFAULT):
         memory.check(PAGE, 2 * PAGE, write=False)
+
+
+def test_a_range_may_run_over_memory_of_several_kinds(
+    memory: ProcessMemory, buffer: Any, refused: Any
+) -> None:
+    mine = buffer(32)
+    libc = ctypes.CDLL(None, use_errno=True)
+    second_half = ctypes.c_void_p(mine.address + 16 * PAGE)
+    assert libc.mprotect(second_half, ctypes.c_size_t(16 * PAGE), mmap.PROT_READ) == 0
+    memory.check(mine.address, 32 * PAGE, write=False)
+    with refused(errno.EFAULT):
+        memory.check(mine.address, 32 * PAGE, write=True)
+
+
+def test_a_file_is_reached_as_far_as_it_goes_and_does_not_grow(refused: Any) -> None:
+    fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+    os.ftruncate(fd, PAGE)
+    file = FileMemory(fd)
+    file.write(PAGE - 4, b"last")
+    assert file.read(PAGE - 4, 4) == b"last"
+    with refused(errno.EFAULT):
+        file.read(PAGE - 4, 5)
+    with refused(errno.EFAULT):
+        file.write(PAGE - 4, b"after")
+    assert os.fstat(fd).st_size == PAGE
+    file.close()
+    os.close(fd)
 
 
 def test_an_ioctl_argument_may_be_an_address(kernel: Any, buffer: Any, refused: Any) -> None:

@@ -83,6 +83,11 @@ def test_a_failure_may_come_later_and_more_than_once(kernel: Any, refused: Any) 
     kernel.status(group)
 
 
+def test_a_failure_asked_for_no_times_does_not_happen(kernel: Any) -> None:
+    kernel.host.fail("open", errno.EMFILE, times=0)
+    kernel.open("/dev/vfio/1")
+
+
 def test_a_whole_kind_of_call_can_fail(kernel: Any, refused: Any) -> None:
     kernel.host.fail("eventfd", errno.EMFILE)
     with refused(errno.EMFILE):
@@ -98,6 +103,24 @@ def test_a_close_that_fails_has_closed(kernel: Any, refused: Any) -> None:
     with refused(errno.EIO):
         kernel.close(group)
     assert kernel.host.open_files() == []
+
+
+def test_failures_that_have_not_happened_can_be_cleared(kernel: Any, refused: Any) -> None:
+    kernel.host.fail("open", errno.EMFILE, times=99)
+    kernel.host.fail("eventfd", errno.EMFILE, after=3)
+    with refused(errno.EMFILE):
+        kernel.open("/dev/iommu")
+    kernel.host.clear_failures()
+    kernel.open("/dev/iommu")
+    for _ in range(4):
+        kernel.close(kernel.host.eventfd())
+
+
+def test_a_failure_can_be_asked_for_after_others_were_cleared(kernel: Any, refused: Any) -> None:
+    kernel.host.clear_failures()
+    kernel.host.fail("open", errno.EMFILE)
+    with refused(errno.EMFILE):
+        kernel.open("/dev/iommu")
 
 
 def test_an_unknown_device_is_a_key_error(kernel: Any) -> None:

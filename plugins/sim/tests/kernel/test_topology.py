@@ -15,7 +15,6 @@ from vfiocore_sim.topology import (
     CCW_DISK_UUID,
     Topology,
     TopologyError,
-    register_device_program,
 )
 
 
@@ -119,11 +118,8 @@ def test_a_name_is_used_once() -> None:
         topology.pci("0000:01:00.0", group=2)
 
 
-def test_third_parties_name_their_devices() -> None:
-    register_device_program("acme", SimDevice)
-    with pytest.raises(TopologyError, match="exists already"):
-        register_device_program("acme", SimDevice)
-    text = "[[pci]]\nname = '0000:01:00.0'\ngroup = 1\ndevice = 'acme'"
+def test_third_parties_name_their_devices_by_module_and_class() -> None:
+    text = "[[pci]]\nname = '0000:01:00.0'\ngroup = 1\ndevice = 'vfiocore_sim.device:SimDevice'"
     assert isinstance(SimHost(Topology.from_toml(text)).device("0000:01:00.0"), SimDevice)
 
 

@@ -9,11 +9,12 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfiocore.uapi import vfio
 from vfiocore_sim.device import DmaFault
+from vfiocore_sim.topology import IommuModel, Topology
 
 PAGE = mmap.PAGESIZE
 READ, WRITE = vfio.VFIO_DMA_MAP_FLAG_READ, vfio.VFIO_DMA_MAP_FLAG_WRITE
@@ -205,11 +206,32 @@ def test_memory_that_vanished_under_a_mapping_is_a_fault(kernel: Any, buffer: An
     memory.map.close()
     with pytest.raises(DmaFault, match="gone"):
         kernel.device("0000:01:00.0").dma.read(0, 4)
+    with pytest.raises(DmaFault, match="gone"):
+        kernel.device("0000:01:00.0").dma.write(0, b"late")
+    assert [fault.write for fault in kernel.host.faults] == [False, True]
 
 
 def test_a_device_that_is_not_open_reaches_nothing(kernel: Any) -> None:
     with pytest.raises(DmaFault, match="no domain"):
         kernel.device("0000:01:00.0").dma.read(0, 4)
+
+
+def test_a_device_that_was_closed_reaches_nothing_any_more(kernel: Any, buffer: Any) -> None:
+    container, (group,) = kernel.container_with(1)
+    device = kernel.device_fd(group, "0000:01:00.0")
+    kernel.map(container, 0, buffer(1).address, PAGE)
+    kernel.device("0000:01:00.0").dma.write(0, b"x")
+    kernel.close(device)
+    with pytest.raises(DmaFault, match="no domain"):
+        kernel.device("0000:01:00.0").dma.write(0, b"x")
+
+
+def test_an_access_of_no_bytes_reaches_nothing_and_is_no_fault(kernel: Any) -> None:
+    _container, (group,) = kernel.container_with(1)
+    kernel.device_fd(group, "0000:01:00.0")
+    assert kernel.device("0000:01:00.0").dma.read(0, 0) == b""
+    kernel.device("0000:01:00.0").dma.write(0, b"")
+    assert kernel.host.faults == []
 
 
 # -- memory lock -------------------------------------------------------------------------------
@@ -338,6 +360,64 @@ def test_a_driver_pins_what_is_mapped_for_it(
         kernel.device(kernel.mdev).hold(iova, PAGE)
 
 
+def test_a_page_of_a_container_is_pinned_until_it_was_unpinned_as_often(
+    with_mdev: Any, buffer: Any
+) -> None:
+    kernel = with_mdev
+    container, (group,) = kernel.container_with(2)
+    kernel.device_fd(group, kernel.mdev)
+    kernel.map(container, 0, buffer(2).address, 2 * PAGE)
+    port = kernel.device(kernel.mdev).dma
+    for _ in range(2):
+        port.pin(0, 2 * PAGE, write=True)
+    port.unpin(0, 2 * PAGE)
+    assert kernel.host.pinned_bytes == 2 * PAGE
+    port.unpin(0, 2 * PAGE)
+    assert kernel.host.pinned_bytes == 0
+    port.unpin(0, 4 * PAGE)  # neither pinned nor all mapped
+    assert kernel.host.pinned_bytes == 0
+
+
+def test_a_pin_in_a_container_that_fails_on_the_way_holds_nothing(
+    with_mdev: Any, buffer: Any, refused: Any
+) -> None:
+    kernel = with_mdev
+    container, (group,) = kernel.container_with(2)
+    kernel.device_fd(group, kernel.mdev)
+    kernel.map(container, 0, buffer(1).address, PAGE)
+    with refused(errno.EINVAL):
+        kernel.device(kernel.mdev).dma.pin(0, 2 * PAGE, write=True)
+    assert kernel.host.pinned_bytes == 0
+
+
+def test_an_unknown_request_to_a_container_is_no_typewriter(
+    kernel: Any, container: int, refused: Any
+) -> None:
+    with refused(errno.ENOTTY):
+        kernel.ioctl(container, 0x3B40)
+
+
+def test_the_iommus_page_sizes_below_a_page_are_replaced_by_a_page(machine: Any) -> None:
+    program = machine().device("0000:01:00.0").__class__
+    topology = Topology().pci("0000:01:00.0", program, group=1)
+    small = PAGE // 2
+    topology.iommu(1, IommuModel(page_sizes=small | PAGE << 9))
+    kernel = machine(topology)
+    container, _groups = kernel.container_with(1)
+    assert kernel.info(container).page_sizes == PAGE | PAGE << 9
+
+
+def test_the_driver_of_a_device_with_an_iommu_pins_nothing(
+    kernel: Any, buffer: Any, refused: Any
+) -> None:
+    name = "0000:01:00.0"
+    container, (group,) = kernel.container_with(1)
+    kernel.device_fd(group, name)
+    kernel.map(container, 0, buffer(1).address, PAGE)
+    with refused(errno.EINVAL):
+        kernel.device(name).dma.pin(0, PAGE, write=True)
+
+
 def test_version_1_has_no_pinning(with_mdev: Any, buffer: Any, refused: Any) -> None:
     kernel = with_mdev
     container, (group,) = kernel.container_with(2, kind=vfio.VFIO_TYPE1_IOMMU)
@@ -419,6 +499,7 @@ def test_emulated_devices_keep_the_vaddr(with_mdev: Any, buffer: Any, refused: A
 
 
 # -- as a model --------------------------------------------------------------------------------
+@settings(deadline=None)  # each example makes a machine, and a busy computer takes its time
 @given(
     st.lists(
         st.tuples(st.booleans(), st.integers(0, 15), st.integers(1, 4)), min_size=1, max_size=30

@@ -19,10 +19,10 @@ from vfiocore.uapi.vfio import (
     VFIO_IRQ_SET_DATA_EVENTFD,
 )
 from vfiocore_sim.device import SysfsEntry, SysfsFile
+from vfiocore_sim.refusal import fail
 from vfiocore_sim.vfio.base import IrqDescription, VfioDevice
 from vfiocore_sim.vfio.irqset import IrqRequest
 from vfiocore_sim.vfio.trigger import Trigger
-from vfiocore_sim.vfio.user import fail
 
 NOTIFIED = 0x01
 """What a queue stores into its notification indicator byte."""
@@ -80,9 +80,9 @@ class ApMatrixDevice(VfioDevice):
         self._host = host or ApHost()
         self._host.matrices.append(self)
         self._reset_fails = reset_fails
-        self.adapters = set(adapters)
-        self.domains = set(domains)
-        self.control_domains = set(control_domains)
+        self.adapters: set[int] = set(adapters)
+        self.domains: set[int] = set(domains)
+        self.control_domains: set[int] = set(control_domains)
         self._machine: object | None = None
         self._notified: dict[tuple[int, int], int] = {}
         self._triggers = {

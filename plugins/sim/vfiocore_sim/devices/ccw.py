@@ -137,7 +137,7 @@ class CcwDiskDevice(CcwSubchannel):
         super().__init__(device_number=device_number, chpids=chpids, latency=latency)
         size = max(blocks, -(-len(content) // BLOCK_SIZE)) * BLOCK_SIZE
         #: The bytes of the disk.
-        self.content = bytearray(content.ljust(size, b"\0"))
+        self.content: bytearray = bytearray(content.ljust(size, b"\0"))
         self.device_reset()
 
     @property

@@ -65,7 +65,7 @@ class EduDevice(PciDevice):
     subsystem_vendor_id = 0x1AF4
     subsystem_id = 0x1100
     interrupt_pin = 1
-    bars = (Bar(index=0, size=_BAR_SIZE),)
+    bars: tuple[Bar, ...] = (Bar(index=0, size=_BAR_SIZE),)
     msi_vectors = 1
 
     def __init__(

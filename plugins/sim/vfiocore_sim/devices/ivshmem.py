@@ -36,14 +36,14 @@ class IvshmemDevice(PciDevice):
     subsystem_vendor_id = 0x1AF4
     subsystem_id = 0x1100
     power_management = False
-    reset_methods = ("bus",)
+    reset_methods: tuple[str, ...] = ("bus",)
     reset_keeps_ram = True
 
     def __init__(self, *, size: int = 1 << 20) -> None:
         if size < mmap.PAGESIZE:
             msg = f"{size:#x} bytes are less than a page"
             raise ValueError(msg)
-        self.bars = (
+        self.bars: tuple[Bar, ...] = (
             Bar(index=_REGISTERS, size=_REGISTERS_SIZE),
             Bar(index=_MEMORY, size=size, wide=True, prefetchable=True, ram=((0, size),)),
         )

@@ -53,9 +53,9 @@ class TimerDevice(PlatformDevice):
         compatible: The compatible string of the device tree node.
     """
 
-    compatible = ("vfiocore,sim-timer",)
-    regions = (MmioRegion(size=_REGION_SIZE),)
-    irqs = (PlatformIrq(level=True), PlatformIrq(level=False))
+    compatible: tuple[str, ...] = ("vfiocore,sim-timer",)
+    regions: tuple[MmioRegion, ...] = (MmioRegion(size=_REGION_SIZE),)
+    irqs: tuple[PlatformIrq, ...] = (PlatformIrq(level=True), PlatformIrq(level=False))
 
     def __init__(self, *, compatible: str = "vfiocore,sim-timer") -> None:
         super().__init__()

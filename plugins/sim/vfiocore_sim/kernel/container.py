@@ -27,9 +27,11 @@ from vfiocore_sim.kernel.type1 import Type1
 from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vfiocore_sim.kernel.group import Group
     from vfiocore_sim.kernel.machine import Machine
-    from vfiocore_sim.kernel.user import UserArg
+    from vfiocore_sim.user import UserArg
 
 CONTAINER_REQUESTS = {
     VFIO_GET_API_VERSION: "VFIO_GET_API_VERSION",
@@ -55,7 +57,7 @@ class NoIommu:
     """The backend without translation (``container.c:vfio_noiommu_ops``)."""
 
     def __init__(self, machine: Machine) -> None:
-        self.translation = PhysicalMemory(machine.memory)
+        self.translation: PhysicalMemory = PhysicalMemory(machine.memory)
 
     def check_extension(self, extension: int) -> int:
         """``container.c:vfio_noiommu_ioctl``."""
@@ -87,8 +89,6 @@ class Container:
 
     def attach(self, group: Group) -> None:
         """``container.c:vfio_container_attach_group``."""
-        if group.noiommu and not self._machine.cap_sys_rawio:
-            raise refused(errno.EPERM)
         if self.groups and self.groups[0].noiommu != group.noiommu:
             raise refused(errno.EPERM)
         if group.translated:
@@ -144,8 +144,6 @@ class Container:
         """``container.c:vfio_noiommu_open``."""
         if kind != VFIO_NOIOMMU_IOMMU:
             raise refused(errno.ENODEV)
-        if not self._machine.cap_sys_rawio:
-            raise refused(errno.EPERM)
         return NoIommu(self._machine)
 
     def _open_type1(self, kind: int) -> Type1:
@@ -162,11 +160,11 @@ class Container:
 class ContainerFile(OpenFile):
     """An open /dev/vfio/vfio. Groups hold the container, so it outlives the file."""
 
-    requests: ClassVar = CONTAINER_REQUESTS
+    requests: ClassVar[Mapping[int, str]] = CONTAINER_REQUESTS
 
     def __init__(self, machine: Machine, *, rdev: int) -> None:
         super().__init__(machine, rdev=rdev)
-        self.container = Container(machine)
+        self.container: Container = Container(machine)
 
     def __str__(self) -> str:
         return "container"

@@ -24,13 +24,14 @@ from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Mapping
 
     from vfiocore_sim.kernel.group import GroupFile
     from vfiocore_sim.kernel.hwpt import Attachment
     from vfiocore_sim.kernel.machine import Machine
     from vfiocore_sim.kernel.node import Node
     from vfiocore_sim.kernel.translation import Translation
-    from vfiocore_sim.kernel.user import UserArg
+    from vfiocore_sim.user import UserArg
 
 _REQUESTS = (
     "VFIO_DEVICE_GET_INFO",
@@ -55,14 +56,14 @@ _TOKEN_SIZE = 16
 class DeviceFile(OpenFile):
     """``struct vfio_device_file``: until access is granted, a cdev answers BIND only."""
 
-    requests: ClassVar = {getattr(vfio, name): name for name in _REQUESTS}
+    requests: ClassVar[Mapping[int, str]] = {getattr(vfio, name): name for name in _REQUESTS}
 
     def __init__(self, machine: Machine, node: Node, *, rdev: int = 0) -> None:
         """``device_cdev.c:vfio_device_fops_cdev_open``; the group's way ends here too."""
         super().__init__(machine, rdev=rdev)
         self.node = node
         node.files += 1
-        self.granted = False
+        self.granted: bool = False
         self.kvm: object | None = None
         self._group_file: GroupFile | None = None
         self._blocks_group = False
@@ -89,8 +90,6 @@ class DeviceFile(OpenFile):
         container = group_file.container
         if container is None or container.backend is None:
             raise refused(errno.EINVAL)
-        if group_file.group.noiommu and not self.machine.cap_sys_rawio:
-            raise refused(errno.EPERM)
         self.node.open(group_file.kvm)
         group_file.container_users += 1
         self.node.opened_by_cdev = False
@@ -103,7 +102,8 @@ class DeviceFile(OpenFile):
             node.open(None)
             return
         if group_file.group.noiommu:
-            self._check_noiommu(iommufd)
+            if iommufd.compat_ioas is not None:
+                raise refused(errno.EPERM)
             node.open(group_file.kvm)
             physical = self.machine.physical
             node.translation = lambda: physical
@@ -121,11 +121,6 @@ class DeviceFile(OpenFile):
             attachment.unbind()
             raise
         self._bound(attachment)
-
-    def _check_noiommu(self, iommufd: Iommufd) -> None:
-        """``iommufd.c:vfio_iommufd_device_has_compat_ioas`` and its callers."""
-        if not self.machine.cap_sys_rawio or iommufd.compat_ioas is not None:
-            raise refused(errno.EPERM)
 
     def _bound(self, attachment: Attachment) -> None:
         self._attachment = attachment
@@ -190,10 +185,11 @@ class DeviceFile(OpenFile):
         except OSError:
             attachment.unbind()
             raise
-        self._blocks_group = self.node.group is not None
+        group = self.node.group
+        assert group is not None  # without one a device has no cdev
+        group.cdev_binds += 1
+        self._blocks_group = True
         self.node.opened_by_cdev = True
-        if self.node.group is not None:
-            self.node.group.cdev_binds += 1
         self._bound(attachment)
         self.granted = True
 
@@ -225,8 +221,7 @@ class DeviceFile(OpenFile):
         return 0
 
     def _granted_attachment(self) -> Attachment:
-        if self._attachment is None:
-            raise refused(errno.EINVAL)
+        assert self._attachment is not None  # access to a cdev is granted by binding it
         return self._attachment
 
     # -- access ------------------------------------------------------------------------------

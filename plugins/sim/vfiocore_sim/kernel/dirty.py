@@ -19,7 +19,7 @@ from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.type1 import Mapping, Type1
-    from vfiocore_sim.kernel.user import UserArg
+    from vfiocore_sim.user import UserArg
 
 MAXIMUM_BITMAP = 256 << 20
 """Bytes of bitmap that one request may ask for (``DIRTY_BITMAP_SIZE_MAX``)."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import mmap
 
     from vfiocore_sim.kernel.machine import Machine
-    from vfiocore_sim.kernel.user import UserArg
+    from vfiocore_sim.user import UserArg
 
 
 class OpenFile:

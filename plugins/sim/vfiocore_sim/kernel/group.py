@@ -22,10 +22,12 @@ from vfiocore_sim.kernel.iommufd import Iommufd
 from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vfiocore_sim.kernel.iommu import IommuModel
     from vfiocore_sim.kernel.machine import Machine
     from vfiocore_sim.kernel.node import Node
-    from vfiocore_sim.kernel.user import UserArg
+    from vfiocore_sim.user import UserArg
 
 
 class Group:
@@ -88,7 +90,7 @@ class Group:
 class GroupFile(OpenFile):
     """The one open file of a group."""
 
-    requests: ClassVar = {
+    requests: ClassVar[Mapping[int, str]] = {
         VFIO_GROUP_GET_STATUS: "VFIO_GROUP_GET_STATUS",
         VFIO_GROUP_SET_CONTAINER: "VFIO_GROUP_SET_CONTAINER",
         VFIO_GROUP_UNSET_CONTAINER: "VFIO_GROUP_UNSET_CONTAINER",
@@ -98,8 +100,6 @@ class GroupFile(OpenFile):
     def __init__(self, machine: Machine, group: Group, *, rdev: int) -> None:
         """``group.c:vfio_group_fops_open``."""
         super().__init__(machine, rdev=rdev)
-        if not group.on_vfio:
-            raise refused(errno.ENODEV)
         if group.noiommu and not machine.cap_sys_rawio:
             raise refused(errno.EPERM)
         if group.cdev_binds or group.file is not None:

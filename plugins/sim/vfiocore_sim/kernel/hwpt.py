@@ -28,9 +28,9 @@ class Hwpt:
         #: Made by attaching to the IOAS; goes with its last device.
         self.auto = auto
         self.devices: list[BoundDevice] = []
-        self.unreachable = model.unreachable
+        self.unreachable: list[Span] = model.unreachable
         bitmap = model.page_size_bitmap(page_size)
-        self.smallest_page = bitmap & -bitmap
+        self.smallest_page: int = bitmap & -bitmap
         self.tracks_dirty = False
         self.tracking = False
         #: Numbers of the pages that were written while tracking.
@@ -69,7 +69,7 @@ class BoundDevice:
         self.node = node
         self.group = group
         self.hwpt: Hwpt | None = None
-        self.ident = iommufd.add(self)
+        self.ident: int = iommufd.add(self)
 
     @property
     def translation(self) -> Translation | None:
@@ -172,7 +172,7 @@ class Access:
         self.node = node
         self.ioas: Ioas | None = None
         self._pins: Counter[int] = Counter()
-        self.ident = iommufd.add(self)
+        self.ident: int = iommufd.add(self)
 
     @property
     def translation(self) -> Translation | None:
@@ -240,8 +240,7 @@ class Access:
 
     def _pin_page(self, ioas: Ioas, page: int, *, write: bool) -> None:
         area = ioas.areas.at(page)
-        if area is None:
-            raise refused(errno.ENOENT)
+        assert area is not None  # whole pages are mapped where a driver may pin
         if write and not area.write:
             raise refused(errno.EPERM)
         if page not in self._pins:
@@ -261,12 +260,11 @@ class Access:
     def _release(self, page: int) -> None:
         del self._pins[page]
         area = self._attached().areas.at(page)
-        if area is not None:
-            area.pages.unpin((self, page))
+        assert area is not None  # it cannot go while its pages are held
+        area.pages.unpin((self, page))
 
     def _attached(self) -> Ioas:
-        if self.ioas is None:
-            raise refused(errno.ENOENT)
+        assert self.ioas is not None  # else `translation` leads nowhere
         return self.ioas
 
 

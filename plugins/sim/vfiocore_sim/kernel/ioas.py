@@ -44,15 +44,15 @@ class Ioas:
     """Mappings, and what may not be mapped, of every HWPT and access that hangs on it."""
 
     def __init__(self, machine: Machine) -> None:
-        self.page_size = machine.page_size
+        self.page_size: int = machine.page_size
         self.areas: IntervalMap[Area] = IntervalMap()
         self.allowed: list[Span] = []
         #: IOVAs that nothing may use, by who says so: a device group or an HWPT's aperture.
         self.reserved: dict[object, list[Span]] = {}
         self.hwpts: list[Hwpt] = []
         self.accesses: list[Access] = []
-        self.huge_pages = True
-        self.alignment = 1
+        self.huge_pages: bool = True
+        self.alignment: int = 1
 
     # -- limits ------------------------------------------------------------------------------
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from vfiocore.uapi import iommufd as uapi
@@ -18,7 +18,7 @@ from vfiocore_sim.refusal import refused
 if TYPE_CHECKING:
     from vfiocore_sim.kernel.machine import Machine
     from vfiocore_sim.kernel.node import Node
-    from vfiocore_sim.kernel.user import UserArg
+    from vfiocore_sim.user import UserArg
 
 T = TypeVar("T")
 _FIRST, _LAST = uapi.IOMMUFD_CMD_BASE, 0x94
@@ -40,10 +40,10 @@ class Iommufd(OpenFile):
         super().__init__(machine, rdev=rdev)
         self._objects: dict[int, object] = {}
         self.compat_ioas: Ioas | None = None
-        self.noiommu = False
+        self.noiommu: bool = False
         self.account = Charge.USER
 
-    requests: ClassVar = compat.REQUESTS | {
+    requests: ClassVar[Mapping[int, str]] = compat.REQUESTS | {
         getattr(uapi, name): name
         for name in (
             "IOMMU_DESTROY",
@@ -134,8 +134,7 @@ class Iommufd(OpenFile):
         """``device.c:iommufd_device_bind``; for an emulated device an access is made."""
         if node.emulated:
             return Access(self, node)
-        if node.group is None:
-            raise refused(errno.ENODEV)
+        assert node.group is not None  # without one a device has no file to be bound through
         return BoundDevice(self, node, node.group)
 
     # -- compat ------------------------------------------------------------------------------

@@ -26,15 +26,17 @@ from vfiocore_sim.kernel.group import GroupFile
 from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vfiocore_sim.kernel.machine import Machine
-    from vfiocore_sim.kernel.user import UserArg
+    from vfiocore_sim.user import UserArg
 S = TypeVar("S", bound=ctypes.Structure)
 
 
 class KvmFile(OpenFile):
     """An open /dev/kvm."""
 
-    requests: ClassVar = {
+    requests: ClassVar[Mapping[int, str]] = {
         KVM_GET_API_VERSION: "KVM_GET_API_VERSION",
         KVM_CREATE_VM: "KVM_CREATE_VM",
     }
@@ -54,7 +56,7 @@ class KvmFile(OpenFile):
 class VmFile(OpenFile):
     """A virtual machine."""
 
-    requests: ClassVar = {KVM_CREATE_DEVICE: "KVM_CREATE_DEVICE"}
+    requests: ClassVar[Mapping[int, str]] = {KVM_CREATE_DEVICE: "KVM_CREATE_DEVICE"}
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
@@ -80,7 +82,7 @@ class VmFile(OpenFile):
 class KvmVfioFile(OpenFile):
     """The KVM-VFIO pseudo device: the files whose devices the machine uses."""
 
-    requests: ClassVar = {KVM_SET_DEVICE_ATTR: "KVM_SET_DEVICE_ATTR"}
+    requests: ClassVar[Mapping[int, str]] = {KVM_SET_DEVICE_ATTR: "KVM_SET_DEVICE_ATTR"}
 
     def __init__(self, machine: Machine, virtual_machine: VmFile) -> None:
         super().__init__(machine)

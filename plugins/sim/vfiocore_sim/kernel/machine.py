@@ -57,26 +57,28 @@ class Machine:
             text = f"a simulated page must be a multiple of the real one, {mmap.PAGESIZE} bytes"
             raise ValueError(text)
         self.options = options
-        self.page_size = options.page_size
-        self.cap_sys_rawio = options.cap_sys_rawio
-        self.cap_sys_resource = options.cap_sys_resource
-        self.dma_entry_limit = options.dma_entry_limit
-        self.allow_unsafe_interrupts = options.allow_unsafe_interrupts
-        self.iommufd_allow_unsafe_interrupts = options.iommufd_allow_unsafe_interrupts
-        self.lock = threading.RLock()
+        self.page_size: int = options.page_size
+        self.cap_sys_rawio: bool = options.cap_sys_rawio
+        self.cap_sys_resource: bool = options.cap_sys_resource
+        self.dma_entry_limit: int = options.dma_entry_limit
+        self.allow_unsafe_interrupts: bool = options.allow_unsafe_interrupts
+        self.iommufd_allow_unsafe_interrupts: bool = options.iommufd_allow_unsafe_interrupts
+        self.lock: threading.RLock = threading.RLock()
         self._files_closed = threading.Condition(self.lock)
-        self.files = FileTable()
-        self.memory = ProcessMemory(mmap.PAGESIZE)
-        self.physical = PhysicalMemory(self.memory)
-        self.locked = LockedMemory(options.memlock_limit, options.cap_ipc_lock)
+        self.files: FileTable = FileTable()
+        self.memory: ProcessMemory = ProcessMemory(mmap.PAGESIZE)
+        self.physical: PhysicalMemory = PhysicalMemory(self.memory)
+        self.locked: LockedMemory = LockedMemory(options.memlock_limit, options.cap_ipc_lock)
         self.faults: list[Fault] = []
-        self.specs = {(spec.bus, spec.name): spec for spec in topology.devices}
+        self.specs: dict[tuple[str, str], DeviceSpec] = {
+            (spec.bus, spec.name): spec for spec in topology.devices
+        }
         self.devices: dict[tuple[str, str], Node] = {}
         self.groups: dict[int, Group] = {}
         wanted = any(spec.noiommu for spec in topology.groups.values())
-        self.noiommu_enabled = wanted if options.noiommu is None else options.noiommu
+        self.noiommu_enabled: bool = wanted if options.noiommu is None else options.noiommu
         #: Counts changes of what sysfs shows.
-        self.generation = 0
+        self.generation: int = 0
         for number, group in topology.groups.items():
             self.groups[number] = Group(number, group.iommu, noiommu=group.noiommu, emulated=False)
         for spec in topology.devices:
@@ -131,11 +133,8 @@ class Machine:
         node.group = group
         group.devices.append(node)
 
-    def leave(self, node: Node) -> None:
+    def leave(self, node: Node, group: Group) -> None:
         """``iommu.c:iommu_group_remove_device``; a group that was made for VFIO goes too."""
-        group = node.group
-        if group is None:
-            return
         group.devices.remove(node)
         node.group = None
         if not group.devices and not group.translated:
@@ -187,7 +186,7 @@ class Machine:
         node.driver = None
         node.cdev_index = None
         if node.group is not None and not node.group.translated:
-            self.leave(node)
+            self.leave(node, node.group)
         self.generation += 1
 
     def device_closed(self) -> None:

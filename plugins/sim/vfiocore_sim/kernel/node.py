@@ -46,7 +46,7 @@ class Node:
         #: The number of its character device, None while no VFIO driver is bound.
         self.cdev_index: int | None = None
         #: Opens through VFIO (``vfio_device.open_count``).
-        self.open_count = 0
+        self.open_count: int = 0
         #: All open files, bound or not: what driver unbind waits for.
         self.files = 0
         self.opened_by_cdev = False

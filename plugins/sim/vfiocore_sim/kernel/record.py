@@ -48,7 +48,12 @@ class Recorder:
 
     def trap(self, operation: str, code: int, *, after: int, times: int) -> None:
         """Let `operation` fail with errno `code`, `times` times, after `after` good ones."""
-        self._traps.append(_Trap(operation, code, after, times))
+        if times:
+            self._traps.append(_Trap(operation, code, after, times))
+
+    def clear_traps(self) -> None:
+        """Take every trap away."""
+        self._traps.clear()
 
     def check(self, operation: str) -> None:
         """Raise what a trap for this operation says."""

@@ -122,11 +122,8 @@ class Tree:
                 links += 1
                 if links > _MAXIMUM_LINKS:
                     raise refused(errno.ELOOP)
-                if entry.target.startswith("/"):
-                    done, here = [], self.root
                 parts = [*(part for part in entry.target.split("/") if part), *parts]
                 continue
-            if isinstance(here, dict):
-                done.append((name, here))
+            done.append((name, here))
             here = entry
         return "/" + "/".join(name for name, _ in done), here

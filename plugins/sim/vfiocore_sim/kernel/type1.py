@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from vfiocore_sim.kernel.group import Group
     from vfiocore_sim.kernel.machine import Machine
     from vfiocore_sim.kernel.node import Node
-    from vfiocore_sim.kernel.user import UserArg
+    from vfiocore_sim.user import UserArg
 
 _INFO_MINIMUM = 16
 _MAP_FLAGS = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE | VFIO_DMA_MAP_FLAG_VADDR
@@ -101,7 +101,7 @@ class Type1:
         self.v2 = v2
         self.groups: list[Group] = []
         self.maps: IntervalMap[Mapping] = IntervalMap()
-        self.available = machine.dma_entry_limit
+        self.available: int = machine.dma_entry_limit
         self.logging = False
         self._limits_changed()
 
@@ -202,10 +202,10 @@ class Type1:
 
     def _limits_changed(self) -> None:
         """``vfio_iommu_iova_insert_copy`` and ``vfio_update_pgsize_bitmap``."""
-        self.usable = self._usable(self.translated)
-        self.page_sizes = self._common_page_sizes()
+        self.usable: list[Span] = self._usable(self.translated)
+        self.page_sizes: int = self._common_page_sizes()
         #: The unit of every map and unmap, in bytes.
-        self.smallest_page = self.page_sizes & -self.page_sizes
+        self.smallest_page: int = self.page_sizes & -self.page_sizes
 
     def _common_page_sizes(self) -> int:
         page = self.machine.page_size
@@ -459,7 +459,9 @@ class Type1:
             mapping.dirty.update(range(first & ~(page - 1), first + length, page))
 
     def pin(self, node: Node, iova: int, size: int, *, write: bool) -> None:
-        """``vfio_iommu_type1_pin_pages``."""
+        """``vfio_iommu_type1_pin_pages``; before it ``vfio_main.c:vfio_pin_pages`` has its say."""
+        if not node.emulated:
+            raise refused(errno.EINVAL)
         if not self.v2:
             raise refused(errno.EACCES)
         page = self.machine.page_size

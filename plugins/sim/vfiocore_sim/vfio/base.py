@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -31,10 +30,12 @@ from vfiocore.uapi.vfio import (
     vfio_region_info,
     vfio_region_sparse_mmap_area,
 )
+from vfiocore_sim.capchain import Capability
 from vfiocore_sim.device import SimDevice
+from vfiocore_sim.refusal import fail
+from vfiocore_sim.user import UserArg
 from vfiocore_sim.vfio.eventfd import EventWatcher
 from vfiocore_sim.vfio.irqset import IrqRequest, load_irq_request
-from vfiocore_sim.vfio.user import Capability, UserBuffer, fail
 
 if TYPE_CHECKING:
     from vfiocore.host.protocol import IoctlArgument
@@ -128,18 +129,6 @@ class VfioDevice(SimDevice):
         """The device features that the driver offers, by VFIO_DEVICE_FEATURE_* number."""
         return {}
 
-    def pread(self, size: int, offset: int) -> bytes:
-        """Read a region; EINVAL for a driver without regions (``vfio_device_fops_read``)."""
-        fail(errno.EINVAL)
-
-    def pwrite(self, data: bytes, offset: int) -> int:
-        """Write to a region; EINVAL for a driver without regions."""
-        fail(errno.EINVAL)
-
-    def mmap(self, length: int, prot: int, flags: int, offset: int) -> mmap.mmap:
-        """Map a region; EINVAL for a driver without any that can be mapped."""
-        fail(errno.EINVAL)
-
     # -- the protocol ---------------------------------------------------------------------------
     @cached_property
     def watcher(self) -> EventWatcher:
@@ -151,7 +140,7 @@ class VfioDevice(SimDevice):
         self.watcher.close()
 
     @cached_property
-    def ioctls(self) -> Mapping[int, Callable[[UserBuffer], int]]:
+    def ioctls(self) -> Mapping[int, Callable[[UserArg], int]]:
         """The handler of each ioctl; a driver with ioctls of its own adds them."""
         return {
             VFIO_DEVICE_GET_INFO: self._get_info,
@@ -167,49 +156,49 @@ class VfioDevice(SimDevice):
         handler = self.ioctls.get(request)
         if handler is None:
             fail(self.unknown_ioctl)
-        return handler(UserBuffer(arg))
+        return handler(UserArg(arg))
 
-    def _get_info(self, user: UserBuffer) -> int:
+    def _get_info(self, user: UserArg) -> int:
         """``vfio_pci_core.c:vfio_pci_ioctl_get_info``, ``vfio_platform_common.c`` and others."""
-        info = user.load(vfio_device_info, _INFO_MINSZ)
+        info = user.struct(vfio_device_info, _INFO_MINSZ)
         info.flags = self.device_flags | (VFIO_DEVICE_FLAGS_RESET if self.can_reset else 0)
         info.num_regions = self.num_regions
         info.num_irqs = self.num_irqs
-        user.store(info, min(info.argsz, self.info_size))
+        user.answer(info, min(info.argsz, self.info_size))
         return 0
 
-    def _get_region_info(self, user: UserBuffer) -> int:
+    def _get_region_info(self, user: UserArg) -> int:
         """``vfio_main.c:vfio_get_region_info``, ``vfio_pci_core.c:vfio_pci_ioctl_get_region_info``."""
-        info = user.load(vfio_region_info, _REGION_MINSZ)
+        info = user.struct(vfio_region_info, _REGION_MINSZ)
         if info.index >= self.num_regions:
             fail(errno.EINVAL)
         region = self.describe_region(info.index)
         info.flags, info.size, info.offset = region.flags, region.size, region.offset
         info.cap_offset = 0
         user.append_capabilities(info, region.caps, VFIO_REGION_INFO_FLAG_CAPS)
-        user.store(info)
+        user.answer(info)
         return 0
 
-    def _get_irq_info(self, user: UserBuffer) -> int:
+    def _get_irq_info(self, user: UserArg) -> int:
         """``vfio_pci_core.c:vfio_pci_ioctl_get_irq_info`` and its like."""
-        info = user.load(vfio_irq_info, _IRQ_MINSZ)
+        info = user.struct(vfio_irq_info, _IRQ_MINSZ)
         if info.index >= self.num_irqs:
             fail(errno.EINVAL)
         irq = self.describe_irq(info.index)
         info.flags, info.count = irq.flags, irq.count
-        user.store(info)
+        user.answer(info)
         return 0
 
-    def _set_irqs(self, user: UserBuffer) -> int:
+    def _set_irqs(self, user: UserArg) -> int:
         return self.set_irqs(load_irq_request(user, self.num_irqs, self.irq_vectors))
 
-    def _reset(self, user: UserBuffer) -> int:
+    def _reset(self, user: UserArg) -> int:
         self.reset()
         return 0
 
-    def _feature(self, user: UserBuffer) -> int:
+    def _feature(self, user: UserArg) -> int:
         """``vfio_main.c:vfio_ioctl_device_feature`` and ``vfio.h:vfio_check_feature``."""
-        header = user.load(vfio_device_feature, _FEATURE_MINSZ)
+        header = user.struct(vfio_device_feature, _FEATURE_MINSZ)
         operations = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET
         known = VFIO_DEVICE_FEATURE_MASK | operations | VFIO_DEVICE_FEATURE_PROBE
         asked = header.flags & operations
@@ -225,4 +214,4 @@ class VfioDevice(SimDevice):
             return 0
         if not asked or header.argsz < _FEATURE_MINSZ + feature.size:
             fail(errno.EINVAL)
-        return feature.apply(user.read(_FEATURE_MINSZ, feature.size))
+        return feature.apply(user.read(feature.size, _FEATURE_MINSZ))

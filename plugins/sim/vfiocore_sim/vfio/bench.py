@@ -34,7 +34,7 @@ from vfiocore.uapi.vfio import (
     vfio_region_info,
 )
 from vfiocore_sim.device import DmaFault, HotResetPeer, SimDevice
-from vfiocore_sim.vfio.user import fail
+from vfiocore_sim.refusal import fail
 
 DeviceT = TypeVar("DeviceT", bound=SimDevice)
 
@@ -43,7 +43,7 @@ class FlatMemory:
     """A `DmaPort` whose IOVAs below `size` are all mapped, and none above."""
 
     def __init__(self, size: int = 1 << 20) -> None:
-        self.memory = bytearray(size)
+        self.memory: bytearray = bytearray(size)
         #: Ranges that the device holds pinned: ``(iova, size)`` in bytes.
         self.pinned: list[tuple[int, int]] = []
 
@@ -119,8 +119,8 @@ class Bench(Generic[DeviceT]):
         self, device: DeviceT, *, name: str = "0000:02:00.0", memory_size: int = 1 << 20
     ) -> None:
         self.device = device
-        self.memory = FlatMemory(memory_size)
-        self.kernel = LoneKernel()
+        self.memory: FlatMemory = FlatMemory(memory_size)
+        self.kernel: LoneKernel = LoneKernel()
         device.name = name
         device.dma = self.memory
         device.kernel = self.kernel

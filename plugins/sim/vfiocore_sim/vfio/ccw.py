@@ -66,6 +66,8 @@ from vfiocore.uapi.vfio_ccw import (
     ccw_io_region,
     ccw_schib_region,
 )
+from vfiocore_sim.capchain import Capability
+from vfiocore_sim.refusal import fail
 from vfiocore_sim.vfio.base import IrqDescription, RegionDescription, VfioDevice
 from vfiocore_sim.vfio.channel import (
     ChannelData,
@@ -79,7 +81,6 @@ from vfiocore_sim.vfio.channel import (
 )
 from vfiocore_sim.vfio.irqset import IrqRequest
 from vfiocore_sim.vfio.trigger import Trigger
-from vfiocore_sim.vfio.user import Capability, fail
 
 _OFFSET_SHIFT = 10
 ASYNC_REGION = VFIO_CCW_CONFIG_REGION_INDEX + 1
@@ -129,7 +130,7 @@ class CcwSubchannel(VfioDevice):
         self._chpids = tuple(chpids)
         self._latency = latency
         self._available = _path_mask(len(self._chpids))
-        self.state = State.STANDBY
+        self.state: State = State.STANDBY
         self._operational = True
         self._io = ccw_io_region()
         self._command = ccw_cmd_region()

@@ -35,7 +35,7 @@ from vfiocore.uapi.s390_cio import (
     SCSW_DSTAT_DEVICE_END,
 )
 from vfiocore_sim.device import DmaFault, DmaPort
-from vfiocore_sim.vfio.user import fail
+from vfiocore_sim.refusal import fail
 
 _CCW_SIZE = 8
 #: vfio_ccw_cp.c: CCWCHAIN_LEN_MAX, CCWCHAIN_CP_MAX

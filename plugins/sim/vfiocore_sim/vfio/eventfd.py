@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
-from vfiocore_sim.vfio.user import fail
+from vfiocore_sim.refusal import fail
 
 Lock: TypeAlias = AbstractContextManager[object]
 
@@ -33,7 +33,7 @@ class EventFd:
             fail(errno.EBADF)
         if target != "anon_inode:[eventfd]":
             fail(errno.EINVAL)
-        self.fd = os.dup(fd)
+        self.fd: int = os.dup(fd)
 
     def signal(self) -> None:
         """Add one to the counter; a full counter stays full, as in the kernel."""
@@ -63,8 +63,8 @@ class EventHook:
     __slots__ = ("callback", "event")
 
     def __init__(self, event: EventFd, callback: Callable[[], None]) -> None:
-        self.event = event
-        self.callback = callback
+        self.event: EventFd = event
+        self.callback: Callable[[], None] = callback
 
 
 class EventWatcher:

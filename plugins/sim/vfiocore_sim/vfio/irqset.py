@@ -17,7 +17,8 @@ from vfiocore.uapi.vfio import (
     VFIO_IRQ_SET_DATA_TYPE_MASK,
     vfio_irq_set,
 )
-from vfiocore_sim.vfio.user import UserBuffer, fail
+from vfiocore_sim.refusal import fail
+from vfiocore_sim.user import UserArg
 
 _U32_MAX = 0xFFFFFFFF
 _ELEMENT_SIZE = {
@@ -63,7 +64,7 @@ class IrqRequest:
 
 
 def load_irq_request(
-    user: UserBuffer, num_indexes: int, vectors_of: Callable[[int], int]
+    user: UserArg, num_indexes: int, vectors_of: Callable[[int], int]
 ) -> IrqRequest:
     """Read a SET_IRQS call (``vfio_main.c:vfio_set_irqs_validate_and_prepare``).
 
@@ -76,7 +77,7 @@ def load_irq_request(
         OSError: EINVAL for a header that is not in order; EFAULT for unreadable data.
     """
     minsz = ctypes.sizeof(vfio_irq_set)
-    header = user.load(vfio_irq_set, minsz)
+    header = user.struct(vfio_irq_set, minsz)
     known = VFIO_IRQ_SET_DATA_TYPE_MASK | VFIO_IRQ_SET_ACTION_TYPE_MASK
     if (
         header.index >= num_indexes
@@ -97,5 +98,5 @@ def load_irq_request(
         count=header.count,
         data_type=data_type,
         action=header.flags & VFIO_IRQ_SET_ACTION_TYPE_MASK,
-        data=user.read(minsz, header.count * element),
+        data=user.read(header.count * element, minsz),
     )

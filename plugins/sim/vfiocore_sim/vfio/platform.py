@@ -30,13 +30,13 @@ from vfiocore.uapi.vfio import (
     VFIO_REGION_INFO_FLAG_WRITE,
 )
 from vfiocore_sim.device import SysfsEntry
+from vfiocore_sim.refusal import fail
 from vfiocore_sim.vfio.base import IrqDescription, RegionDescription, VfioDevice
 from vfiocore_sim.vfio.eventfd import EventHook, EventWatcher
 from vfiocore_sim.vfio.irqset import IrqRequest
 from vfiocore_sim.vfio.ram import RamArea
 from vfiocore_sim.vfio.region import access_widths, locate, map_area, region_offset
 from vfiocore_sim.vfio.trigger import Trigger
-from vfiocore_sim.vfio.user import fail
 
 _WIDEST = 4
 
@@ -92,8 +92,8 @@ class PlatformDevice(VfioDevice):
     has_reset: bool = True
 
     def __init__(self) -> None:
-        self.num_regions = len(self.regions)
-        self.num_irqs = len(self.irqs)
+        self.num_regions: int = len(self.regions)
+        self.num_irqs: int = len(self.irqs)
         self._ram = {
             index: RamArea(0, region.size)
             for index, region in enumerate(self.regions)

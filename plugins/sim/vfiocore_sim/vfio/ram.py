@@ -15,8 +15,8 @@ class RamArea:
 
     def __init__(self, offset: int, size: int) -> None:
         self.offset = offset
-        self.size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self.fd = os.memfd_create("vfiocore-sim-ram", os.MFD_CLOEXEC)
+        self.size: int = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.fd: int = os.memfd_create("vfiocore-sim-ram", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, self.size)
         self._memory = mmap.mmap(self.fd, self.size)
 

@@ -7,8 +7,8 @@ import mmap
 from collections.abc import Iterator, Sequence
 
 from vfiocore_sim.device import DeviceMapping
+from vfiocore_sim.refusal import fail
 from vfiocore_sim.vfio.ram import RamArea
-from vfiocore_sim.vfio.user import fail
 
 _OFFSET_SHIFT = 40
 

@@ -8,9 +8,9 @@ from vfiocore.uapi.vfio import (
     VFIO_IRQ_SET_DATA_BOOL,
     VFIO_IRQ_SET_DATA_NONE,
 )
+from vfiocore_sim.refusal import fail
 from vfiocore_sim.vfio.eventfd import EventFd
 from vfiocore_sim.vfio.irqset import IrqRequest
-from vfiocore_sim.vfio.user import fail
 
 
 class Trigger:

@@ -90,10 +90,10 @@ class NvmeDevice(PciDevice):
     subsystem_vendor_id = 0x1AF4
     subsystem_id = 0x1100
     interrupt_pin = 1
-    bars = (Bar(index=0, size=_BAR_SIZE, wide=True),)
+    bars: tuple[Bar, ...] = (Bar(index=0, size=_BAR_SIZE, wide=True),)
     express = True
-    serial = 0x52_54_00_FF_FE_12_34_56
-    reset_methods = ("flr",)
+    serial: int | None = 0x52_54_00_FF_FE_12_34_56
+    reset_methods: tuple[str, ...] = ("flr",)
 
     def __init__(
         self,
@@ -105,13 +105,15 @@ class NvmeDevice(PciDevice):
         available_vectors: int | None = None,
         dynamic_msix: bool = True,
     ) -> None:
-        self.msix = MsixTable(vectors=queues + 1, bar=0, table=_MSIX_TABLE, pba=_MSIX_PBA)
+        self.msix: MsixTable | None = MsixTable(
+            vectors=queues + 1, bar=0, table=_MSIX_TABLE, pba=_MSIX_PBA
+        )
         super().__init__(available_vectors=available_vectors, dynamic_msix=dynamic_msix)
         self._queues = queues
         self._serial_number = serial_number
         size = max(blocks << LBA_SHIFT, -(-len(content) >> LBA_SHIFT) << LBA_SHIFT)
         #: The bytes of the disk; they outlive a reset.
-        self.content = bytearray(content.ljust(size, b"\0"))
+        self.content: bytearray = bytearray(content.ljust(size, b"\0"))
         self.power_on_reset()
 
     @property

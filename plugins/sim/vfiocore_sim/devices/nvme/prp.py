@@ -18,7 +18,7 @@ def prp_segments(
     Args:
         prp1: First page, with an offset into it.
         prp2: Second page, or the list of pages when two are not enough.
-        size: Bytes to transfer.
+        size: Bytes to transfer, at least one.
         page: The controller's page size in bytes.
         read: Reads memory, for the list.
 
@@ -26,8 +26,7 @@ def prp_segments(
         CommandError: PRP offset invalid.
     """
     first = min(size, page - prp1 % page)
-    if first:
-        yield prp1, first
+    yield prp1, first
     left = size - first
     if not left:
         return

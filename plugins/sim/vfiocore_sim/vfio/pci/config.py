@@ -16,7 +16,7 @@ from vfiocore.uapi.pci_regs import (
     PCI_STATUS,
     PCI_STATUS_CAP_LIST,
 )
-from vfiocore_sim.vfio.user import fail
+from vfiocore_sim.refusal import fail
 
 CONFIG_SIZE = 256
 EXTENDED_SIZE = 4096

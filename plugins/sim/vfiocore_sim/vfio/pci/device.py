@@ -48,7 +48,10 @@ from vfiocore.uapi.vfio import (
     VFIO_REGION_INFO_FLAG_WRITE,
     vfio_device_info,
 )
+from vfiocore_sim.capchain import Capability
 from vfiocore_sim.device import DmaFault, SimDevice, SysfsEntry
+from vfiocore_sim.refusal import fail
+from vfiocore_sim.user import UserArg
 from vfiocore_sim.vfio.base import (
     Feature,
     IrqDescription,
@@ -66,7 +69,6 @@ from vfiocore_sim.vfio.pci.power import LowPower
 from vfiocore_sim.vfio.pci.sysfs import pci_sysfs_files
 from vfiocore_sim.vfio.ram import RamArea
 from vfiocore_sim.vfio.region import access_widths, locate, map_area, region_offset
-from vfiocore_sim.vfio.user import Capability, UserBuffer, fail
 
 if TYPE_CHECKING:
     from vfiocore.host.protocol import IoctlArgument
@@ -378,7 +380,7 @@ class PciDevice(VfioDevice):
         return super().ioctl(request, arg)
 
     @cached_property
-    def ioctls(self) -> Mapping[int, Callable[[UserBuffer], int]]:
+    def ioctls(self) -> Mapping[int, Callable[[UserArg], int]]:
         """The ioctls of vfio-pci on top of the common ones."""
         return {
             **super().ioctls,

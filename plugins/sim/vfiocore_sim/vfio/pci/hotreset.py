@@ -16,12 +16,13 @@ from vfiocore.uapi.vfio import (
     vfio_pci_hot_reset_info,
 )
 from vfiocore_sim.device import HotResetPeer, KernelPort, SimDevice
-from vfiocore_sim.vfio.user import UserBuffer, fail
+from vfiocore_sim.refusal import fail
+from vfiocore_sim.user import UserArg
 
 _MINSZ = 12
 
 
-def hot_reset_info(user: UserBuffer, kernel: KernelPort) -> int:
+def hot_reset_info(user: UserArg, kernel: KernelPort) -> int:
     """Name the functions that a bus reset touches.
 
     ``vfio_pci_core.c:vfio_pci_ioctl_get_pci_hot_reset_info``.
@@ -29,13 +30,13 @@ def hot_reset_info(user: UserBuffer, kernel: KernelPort) -> int:
     Raises:
         OSError: ENODEV on a root bus; ENOSPC, with the count written, when they do not fit.
     """
-    header = user.load(vfio_pci_hot_reset_info, _MINSZ)
+    header = user.struct(vfio_pci_hot_reset_info, _MINSZ)
     peers = kernel.hot_reset_peers()
     header.flags = 0
     header.count = len(peers)
     room = (header.argsz - _MINSZ) // ctypes.sizeof(vfio_pci_dependent_device)
     if len(peers) > room:
-        user.store(header, _MINSZ)
+        user.answer(header, _MINSZ)
         fail(errno.ENOSPC)
     cdev = kernel.cdev()
     if cdev:
@@ -43,8 +44,8 @@ def hot_reset_info(user: UserBuffer, kernel: KernelPort) -> int:
         if all(peer.devid & 0xFFFFFFFF != VFIO_PCI_DEVID_NOT_OWNED for peer in peers):
             header.flags |= VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED
     entries = b"".join(_entry(peer, cdev=cdev) for peer in peers)
-    user.write(_MINSZ, entries)
-    user.store(header, _MINSZ)
+    user.write(entries, _MINSZ)
+    user.answer(header, _MINSZ)
     return 0
 
 
@@ -56,7 +57,7 @@ def _entry(peer: HotResetPeer, *, cdev: bool) -> bytes:
     return struct.pack("=IHBB", ident, int(segment, 16), int(bus, 16), devfn)
 
 
-def hot_reset(user: UserBuffer, kernel: KernelPort, reset_one: Callable[[SimDevice], None]) -> int:
+def hot_reset(user: UserArg, kernel: KernelPort, reset_one: Callable[[SimDevice], None]) -> int:
     """Reset every function of the bus, or refuse before anything is touched.
 
     ``vfio_pci_core.c:vfio_pci_ioctl_pci_hot_reset``.
@@ -64,14 +65,14 @@ def hot_reset(user: UserBuffer, kernel: KernelPort, reset_one: Callable[[SimDevi
     Raises:
         OSError: EINVAL, ENODEV, EFAULT, EBADF.
     """
-    header = user.load(vfio_pci_hot_reset, _MINSZ)
+    header = user.struct(vfio_pci_hot_reset, _MINSZ)
     cdev = kernel.cdev()
     if header.flags or bool(header.count) == cdev:
         fail(errno.EINVAL)
     peers = kernel.hot_reset_peers()
     if header.count > len(peers):
         fail(errno.EINVAL)
-    fds = struct.unpack(f"={header.count}i", user.read(_MINSZ, 4 * header.count))
+    fds = struct.unpack(f"={header.count}i", user.read(4 * header.count, _MINSZ))
     kernel.check_hot_reset(fds)
     for peer in peers:
         reset_one(peer.program)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from vfiocore.uapi.vfio import vfio_device_ioeventfd
+from vfiocore_sim.refusal import fail
+from vfiocore_sim.user import UserArg
 from vfiocore_sim.vfio.eventfd import EventHook, EventWatcher
-from vfiocore_sim.vfio.user import UserBuffer, fail
 
 _MINSZ = 28
 _MAX_IOEVENTFDS = 1000
@@ -36,13 +37,13 @@ class IoEventFds:
         self._store = store
         self._hooks: dict[Store, EventHook] = {}
 
-    def ioctl(self, user: UserBuffer, locate: Callable[[int], tuple[int, int]]) -> int:
+    def ioctl(self, user: UserArg, locate: Callable[[int], tuple[int, int]]) -> int:
         """Add or remove one; `locate` splits a file offset into region and offset.
 
         Raises:
             OSError: EINVAL, EEXIST, ENODEV, ENOSPC, and EBADF or EINVAL for the eventfd.
         """
-        request = user.load(vfio_device_ioeventfd, _MINSZ)
+        request = user.struct(vfio_device_ioeventfd, _MINSZ)
         width = request.flags
         if width not in (1, 2, 4, _QUADWORD) or request.fd < -1:
             fail(errno.EINVAL)

@@ -23,11 +23,11 @@ from vfiocore.uapi.vfio import (
     VFIO_PCI_MSIX_IRQ_INDEX,
     VFIO_PCI_REQ_IRQ_INDEX,
 )
+from vfiocore_sim.refusal import fail
 from vfiocore_sim.vfio.base import IrqDescription
 from vfiocore_sim.vfio.eventfd import EventFd, EventHook, EventWatcher
 from vfiocore_sim.vfio.irqset import IrqRequest
 from vfiocore_sim.vfio.trigger import Trigger
-from vfiocore_sim.vfio.user import fail
 
 
 @frozen
@@ -56,10 +56,10 @@ class PciIrqs:
         self._wiring = wiring
         self._on_mode = on_mode
         self.mode: int | None = None
-        self.intx = _Intx(watcher)
+        self.intx: _Intx = _Intx(watcher)
         self._messages = _Messages()
-        self.error = Trigger()
-        self.request = Trigger()
+        self.error: Trigger = Trigger()
+        self.request: Trigger = Trigger()
 
     # -- description ----------------------------------------------------------------------------
     def count(self, index: int) -> int:
@@ -234,11 +234,11 @@ class _Intx:
         self._resample: EventHook | None = None
         self._enabled = False
         #: The line as the function drives it.
-        self.asserted = False
-        self.masked = False
+        self.asserted: bool = False
+        self.masked: bool = False
         #: DisINTx of the COMMAND register as the user sees it.
-        self.disabled = False
-        self.trigger = Trigger()
+        self.disabled: bool = False
+        self.trigger: Trigger = Trigger()
 
     def attach(self, fd: int, *, enable: bool) -> None:
         """``vfio_intx_enable``, ``vfio_intx_set_signal``."""

@@ -12,16 +12,16 @@ from vfiocore.uapi.vfio import (
     VFIO_DEVICE_FEATURE_SET,
     vfio_device_low_power_entry_with_wakeup,
 )
+from vfiocore_sim.refusal import fail
 from vfiocore_sim.vfio.base import Feature
 from vfiocore_sim.vfio.eventfd import EventFd
-from vfiocore_sim.vfio.user import fail
 
 
 class LowPower:
     """Whether the user let the device sleep (``vfio_pci_core.c:vfio_pci_runtime_pm_entry``)."""
 
     def __init__(self) -> None:
-        self.engaged = False
+        self.engaged: bool = False
         self._wakeup: EventFd | None = None
 
     def features(self) -> Mapping[int, Feature]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vfiocore_sim.device import SysfsEntry, SysfsFile
-from vfiocore_sim.vfio.user import fail
+from vfiocore_sim.refusal import fail
 
 if TYPE_CHECKING:
     from vfiocore_sim.vfio.pci.device import PciDevice
