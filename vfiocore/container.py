@@ -269,7 +269,9 @@ class Container:
     def _passes(self, batch: DmaBatch) -> bool:
         """True if all of a batch is as it should be; False if it has to be looked at closer."""
         columns = batch.columns
-        if columns is None or not columns.in_order or not columns.aligned(self.page_size):
+        if columns is None or not columns.in_order:
+            return False
+        if not self.page_sizes or not columns.aligned(self.page_size):
             return False
         for usable in self.iova_ranges or (FULL_RANGE,):
             if usable.start <= columns.start and columns.end - 1 <= usable.last:

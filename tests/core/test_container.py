@@ -169,6 +169,13 @@ def test_the_entry_limit_is_known_before_the_kernel_is_asked(
     container.dma_map([page(3)])
 
 
+@pytest.mark.parametrize("count", [1, 40])
+def test_without_a_known_page_size_nothing_can_be_mapped(container: Container, count: int) -> None:
+    container.page_sizes = 0
+    with pytest.raises(DmaAlignmentError):
+        container.dma_map([page(number) for number in range(1, count + 1)])
+
+
 @pytest.mark.parametrize("bad", [0, 1, 2])
 def test_one_wrong_item_refuses_the_whole_batch_and_is_named(
     container: Container, kernel: Kernel, bad: int
