@@ -8,7 +8,7 @@ EXAMPLES := examples/backend examples/frontend examples/quota
 EMBEDDER := tests/embedding/embedder.py
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help setup demo test coverage lint docs bench clean
+.PHONY: help setup demo test coverage test-vm test-bed vm-shell lint docs bench clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,12 +32,24 @@ coverage: setup $(VENV)/.setup-coverage ## Run the tests, and see what of each d
 	    $(BIN)/python -m coverage report --include="$$package/*" || exit; \
 	done
 
+BED := $(BIN)/python -m tests.vm.bed
+
+test-vm: setup ## Run the tests in guests with real kernels (ARCH=s390x, ARGS='-k edu')
+	@$(BED) test $(addprefix --arch ,$(ARCH)) $(addprefix --machine ,$(MACHINE)) -- $(ARGS)
+
+test-bed: setup ## Test what runs the guests: one that panics, one that hangs, ...
+	@$(BIN)/python -m pytest -m vm tests/vm/bed_tests $(ARGS)
+
+vm-shell: setup ## A shell in a guest (ARCH=x86_64 or MACHINE=aarch64-platform)
+	@$(BED) shell $(addprefix --arch ,$(ARCH)) $(addprefix --machine ,$(MACHINE))
+
 lint: setup $(VENV)/.setup-lint ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy vfiocore $(foreach plugin,$(PLUGINS),$(plugin)/vfiocore_$(notdir $(plugin)))
 	$(foreach example,$(EXAMPLES),MYPYPATH=$(example) $(BIN)/mypy $(wildcard $(example)/vfiocore_*) &&) true
 	$(BIN)/mypy $(EMBEDDER)
+	$(BIN)/mypy tests/vm/bed
 	$(BIN)/pyright --pythonpath $(BIN)/python $(EMBEDDER)
 	@for package in vfiocore $(addprefix vfiocore_,$(notdir $(PLUGINS))); do \
 	    echo "every public type of $$package"; \
@@ -53,4 +65,4 @@ bench: setup ## Measure, as ratios in one run
 	@$(BIN)/python bench/overhead.py
 
 clean: ## Remove what was made
-	rm -rf $(VENV) docs/_build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .vm docs/_build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
