@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 
 import pytest
@@ -77,6 +78,21 @@ def test_interrupts_that_are_not_isolated_are_explained() -> None:
     with pytest.raises(AccessDeniedError) as caught:
         Wiring(host).open(CARD)
     assert "allow_unsafe_interrupts" in (caught.value.hint or "")
+    nothing_left(host)
+
+
+class OneInterface(SimHost):
+    """A kernel without type1: /dev/vfio/vfio is another name of /dev/iommu."""
+
+    def open(self, path: str, flags: int = os.O_RDWR) -> int:
+        return super().open("/dev/iommu" if path == "/dev/vfio/vfio" else path, flags)
+
+
+def test_interrupts_that_are_not_isolated_are_explained_where_iommufd_plays_the_container() -> None:
+    host = OneInterface(topology().iommu(1, IommuModel(msi_isolated=False)))
+    with pytest.raises(AccessDeniedError) as caught:
+        Wiring(host).open(CARD)
+    assert "iommufd.allow_unsafe_interrupts=1" in (caught.value.hint or "")
     nothing_left(host)
 
 

@@ -118,6 +118,13 @@ class LegacyContainer(Container):
         del self.groups[group.number]
         self._name()
 
+    def has_groups(self) -> bool:
+        """False once the kernel has taken every group out; nothing is mapped then.
+
+        What takes a device from VFIO waits for its files to be closed, and goes on at once.
+        """
+        return not self.groups or any(group.is_in_container() for group in self.groups.values())
+
     def close(self) -> None:
         """Close the container; its last group has left."""
         self.closed = True

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vfiocore.container import Batch, Container
     from vfiocore.memory import Columns
     from vfiocore.memory.mapping import DmaMapping
+    from vfiocore_legacy.container import LegacyContainer
 
 MAP_KINDS: dict[int, type[DmaError]] = {
     errno.EEXIST: DmaOverlapError,
@@ -73,7 +74,7 @@ class Type1Dma:
         can_unmap_all: True if one call can unmap everything (Linux 5.12).
     """
 
-    container: Container = field(repr=False)
+    container: LegacyContainer = field(repr=False)
     fd: int
     can_unmap_all: bool = False
     _ioctl: Callable[[int, int, bytearray], int] = field(init=False, repr=False)
@@ -117,6 +118,8 @@ class Type1Dma:
         try:
             done = self._issue_unmap(0, mapping.iova, mapping.size)
         except OSError as error:
+            if not self.container.has_groups():
+                return
             raise self._unmap_failed(error, mapping) from error
         if done != mapping.size:
             raise self._unmapped_other(done, mapping.size, f"at iova {mapping.iova:#x}")
@@ -179,6 +182,8 @@ class Type1Dma:
         try:
             done = self._issue_unmap(vfio.VFIO_DMA_UNMAP_FLAG_ALL, 0, 0)
         except OSError as error:
+            if not self.container.has_groups():
+                return
             raise self._unmap_failed(error, None) from error
         if done == known:
             return

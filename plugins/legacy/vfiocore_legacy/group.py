@@ -43,6 +43,9 @@ DEVICE_HINTS = {
     errno.EACCES: "the VF token is missing or wrong: give the one that the PF's driver has set"
     " (vf-token=)",
     errno.EAGAIN: "the device is just being reset: try again",
+    # iommufd/device.c:iommufd_device_bind, which /dev/iommu as the container comes to only here.
+    errno.EPERM: "somebody else uses a device of the group, or interrupts are not isolated between"
+    " devices: take the risk with iommufd.allow_unsafe_interrupts=1",
 }
 DEVICE_KINDS: ErrorKinds = {errno.EAGAIN: BusyError}
 
@@ -74,12 +77,11 @@ class LegacyGroup:
         Raises:
             GroupNotViableError: EPERM, with the devices in the way and their drivers.
         """
-        status = vfio.vfio_group_status(argsz=ctypes.sizeof(vfio.vfio_group_status))
         try:
-            self.host.ioctl(self.fd, vfio.VFIO_GROUP_GET_STATUS, status)
+            flags = self._status()
         except OSError as error:
             raise kernel_error(error, "VFIO_GROUP_GET_STATUS", str(self)) from error
-        if not status.flags & vfio.VFIO_GROUP_FLAGS_VIABLE:
+        if not flags & vfio.VFIO_GROUP_FLAGS_VIABLE:
             raise not_viable(self.host, self.number)
 
     def set_container(self, fd: int) -> None:
@@ -89,12 +91,16 @@ class LegacyGroup:
     def unset_container(self) -> None:
         """VFIO_GROUP_UNSET_CONTAINER; the last group takes the container's mappings along.
 
+        A group whose last device was unbound meanwhile is out already, and that is well.
+
         Raises:
             BusyError: EBUSY, a device of the group is still open or mapped.
         """
         try:
             self.host.ioctl(self.fd, vfio.VFIO_GROUP_UNSET_CONTAINER)
         except OSError as error:
+            if error.errno == errno.EINVAL and not self.is_in_container():
+                return
             raise kernel_error(
                 error,
                 "VFIO_GROUP_UNSET_CONTAINER",
@@ -104,6 +110,23 @@ class LegacyGroup:
                 if error.errno == errno.EBUSY
                 else None,
             ) from error
+
+    def is_in_container(self) -> bool:
+        """False once the kernel has taken it out.
+
+        The last device that leaves VFIO takes its group out of the container
+        (group.c:vfio_device_remove_group).
+        """
+        try:
+            return bool(self._status() & vfio.VFIO_GROUP_FLAGS_CONTAINER_SET)
+        except OSError as error:
+            return error.errno != errno.ENODEV  # which says that no device of it is with VFIO
+
+    def _status(self) -> int:
+        """The flags of VFIO_GROUP_GET_STATUS; OSError as the kernel answers."""
+        status = vfio.vfio_group_status(argsz=ctypes.sizeof(vfio.vfio_group_status))
+        self.host.ioctl(self.fd, vfio.VFIO_GROUP_GET_STATUS, status)
+        return int(status.flags)
 
     def device_fd(self, name: str, vf_token: uuid.UUID | None) -> int:
         """VFIO_GROUP_GET_DEVICE_FD: open a device of the group by its kernel name.

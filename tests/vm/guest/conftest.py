@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=elsewhere)
 
 
-def wanted(item: pytest.Item) -> set[str]:
+def wanted(item: pytest.Item) -> frozenset[str]:
     """The devices that a test needs, here or elsewhere."""
     return DEVICES & set(getattr(item, "fixturenames", ()))
 
@@ -101,6 +101,11 @@ def edu_noiommu() -> Iterator[Device]:
 @pytest.fixture
 def fault_reports() -> None:
     """The IOMMU reports transfers that it refused."""
+
+
+@pytest.fixture
+def unisolated_interrupts() -> None:
+    """Nothing keeps a device from interrupting as another."""
 
 
 @pytest.fixture
@@ -207,23 +212,29 @@ def mdpy() -> Device:
 
 
 @pytest.fixture
-def failing_host() -> Iterator[FailingHost]:
-    """This machine, as it is until it is armed."""
+def injectors() -> Iterator[None]:
+    """A kernel that can be made to fail."""
     with allocations_may_fail():
-        host = FailingHost()
-        yield host
-        host.end()
+        yield
 
 
 @pytest.fixture
-def fault_edu(failing_host: FailingHost) -> Iterator[Device]:
+def failing_host(way: Way, injectors: None) -> Iterator[FailingHost]:
+    """The host of the way, as it is until it is armed."""
+    host = FailingHost(way.framework.make_host())
+    yield host
+    host.end()
+
+
+@pytest.fixture
+def fault_edu(injectors: None) -> Iterator[Device]:
     """An edu card alone in its group, for a kernel that fails."""
     with given_to("vfio-pci", pci_functions("1234:11e8")[0]) as (card,):
         yield card
 
 
 @pytest.fixture
-def fault_twins(failing_host: FailingHost) -> Iterator[tuple[Device, Device]]:
+def fault_twins(injectors: None) -> Iterator[tuple[Device, Device]]:
     """Two edu functions of one group, for a kernel that fails."""
     with given_to("vfio-pci", *pci_functions("1234:11e8")[1:]) as (first, second):
         yield first, second

@@ -47,12 +47,18 @@ def store(card: Any, vector: Vector, destination: int, size: int) -> int:
 
 def move(card: Any, vector: Vector, source: int, destination: int, size: int) -> int:
     """Have the card move bytes between memory and its buffer; how many interrupts that made."""
+    start(card, source, destination, size)
+    count: int = vector.wait(timeout=SECONDS)
+    bar = card.bars[0]
+    bar.write32(IRQ_ACK, bar.read32(IRQ_STATUS))
+    return count
+
+
+def start(card: Any, source: int, destination: int, size: int) -> None:
+    """Have the card begin to move bytes between memory and its buffer."""
     direction = TO_MEMORY if source == BUFFER else 0
     bar = card.bars[0]
     bar.write64(DMA_SOURCE, source)
     bar.write64(DMA_DESTINATION, destination)
     bar.write64(DMA_COUNT, size)
     bar.write64(DMA_COMMAND, START | INTERRUPT | direction)
-    count: int = vector.wait(timeout=SECONDS)
-    bar.write32(IRQ_ACK, bar.read32(IRQ_STATUS))
-    return count

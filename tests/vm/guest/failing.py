@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from vfiocore.host import LinuxHost
+from vfiocore.host import Host, LinuxHost
 
 from .binding import setting
 
@@ -40,18 +40,18 @@ def allocations_may_fail() -> Iterator[None]:
 
 
 class FailingHost(LinuxHost):
-    """This machine; armed, it lets the n-th allocation fail that the kernel makes in calls of ours.
+    """A host that, armed, lets the n-th allocation fail that the kernel makes in calls of ours.
 
     Attributes:
         struck: The call in which it failed; None as long as it did not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inner: Host) -> None:
         self.struck: str | None = None
         self._left = 0
         self._switch = os.open(SWITCH, os.O_RDWR)
         for name in COUNTED:
-            setattr(self, name, self._counted(name, getattr(self, name)))
+            setattr(self, name, self._counted(name, getattr(inner, name)))
 
     @contextmanager
     def armed(self, nth: int) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import struct
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from vfiocore.uapi import vfio
 from vfiocore_sim.topology import IommuModel, Topology
+
+PAGE = mmap.PAGESIZE
 
 VIABLE = vfio.VFIO_GROUP_FLAGS_VIABLE
 SET = vfio.VFIO_GROUP_FLAGS_CONTAINER_SET
@@ -401,3 +404,17 @@ def test_a_number_that_fcntl_would_lose_is_not_handed_back(kernel: Any) -> None:
     _container, (group,) = kernel.container_with(1)
     with pytest.raises(TypeError, match="writable buffer"):
         kernel.ioctl(group, vfio.VFIO_GROUP_GET_DEVICE_FD, b"0000:01:00.0\0")
+
+
+def test_the_last_device_that_leaves_vfio_takes_its_group_out_of_the_container(
+    kernel: Any, buffer: Any, refused: Any
+) -> None:
+    name = "0000:01:00.0"
+    container, (group,) = kernel.container_with(1)
+    kernel.map(container, 0, buffer(1).address, PAGE)
+    kernel.host.write_file(f"/sys/bus/pci/devices/{name}/driver/unbind", name.encode())
+    with refused(errno.ENODEV):
+        kernel.status(group)
+    with refused(errno.EINVAL):
+        kernel.ioctl(group, vfio.VFIO_GROUP_UNSET_CONTAINER)
+    assert kernel.host.pinned_bytes == 0

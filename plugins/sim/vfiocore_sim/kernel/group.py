@@ -206,9 +206,15 @@ class GroupFile(OpenFile):
                 return node
             options = text.removeprefix(node.name)
             if node.bus == "pci" and options != text and options.startswith(" "):
-                node.vfio_program().token_check(options, None)
+                node.vfio_program().token_check(options if options.strip(" ") else None, None)
                 return node
         raise refused(errno.ENODEV)
+
+    def revoke(self) -> None:
+        """The last device has left VFIO (``group.c:vfio_device_remove_group``)."""
+        if self.container is not None:
+            self.container.detach(self.group)
+            self.container = None
 
     def release(self) -> None:
         """``group.c:vfio_group_fops_release``."""

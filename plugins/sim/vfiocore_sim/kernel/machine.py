@@ -185,9 +185,15 @@ class Machine:
             self._files_closed.wait(_REQUEST_SECONDS)
         node.driver = None
         node.cdev_index = None
-        if node.group is not None and not node.group.translated:
-            self.leave(node, node.group)
+        if node.group is not None:
+            self._left_vfio(node, node.group)
         self.generation += 1
+
+    def _left_vfio(self, node: Node, group: Group) -> None:
+        if group.file is not None and not group.on_vfio:
+            group.file.revoke()
+        if not group.translated:
+            self.leave(node, group)
 
     def device_closed(self) -> None:
         """A device file was closed."""
