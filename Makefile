@@ -8,7 +8,7 @@ EXAMPLES := examples/backend examples/frontend examples/quota
 EMBEDDER := tests/embedding/embedder.py
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help setup demo test coverage test-vm test-bed vm-shell lint docs bench clean
+.PHONY: help setup demo test coverage test-vm proof test-bed vm-shell lint docs bench clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ BED := $(BIN)/python -m tests.vm.bed
 
 test-vm: setup ## Run the tests in guests with real kernels (ARCH=s390x, ARGS='-k edu')
 	@$(BED) test $(addprefix --arch ,$(ARCH)) $(addprefix --machine ,$(MACHINE)) -- $(ARGS)
+
+proof: ## Run them all, and write docs/proved.md from what they report
+	@$(MAKE) test-vm
+	@$(BED) proof
 
 test-bed: setup ## Test what runs the guests: one that panics, one that hangs, ...
 	@$(BIN)/python -m pytest -m vm tests/vm/bed_tests $(ARGS)

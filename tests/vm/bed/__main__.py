@@ -16,6 +16,7 @@ from .errors import BedError
 from .folders import REPOSITORY, RESULTS
 from .guest import Ending, Limits, Report
 from .machines import MACHINES, Machine
+from .proof import PAGE, page
 
 GUEST_TESTS = "tests/vm/guest"
 CONSOLE_LINES = 40
@@ -54,6 +55,10 @@ def parser() -> argparse.ArgumentParser:
     shell = commands.add_parser("shell", help="a shell in a guest, on this terminal")
     _add_choice(shell)
     shell.set_defaults(run=run_shell)
+
+    proof = commands.add_parser("proof", help="write the page about what was proved")
+    proof.add_argument("--results", type=Path, default=RESULTS, help="folder with reports of all")
+    proof.set_defaults(run=write_proof)
 
     machines = commands.add_parser("machines", help="list the machines")
     machines.set_defaults(run=list_machines)
@@ -180,6 +185,13 @@ def run_shell(options: argparse.Namespace) -> int:
     bed = prepare(machines[0], say, options.accel)
     say(f"{machines[0].name}: leave the shell to power off")
     return bed.shell(RESULTS / f"{machines[0].name}-shell")
+
+
+def write_proof(options: argparse.Namespace) -> int:
+    """Write the page about what was proved, from the last reports of all machines."""
+    (REPOSITORY / PAGE).write_text(page(options.results, REPOSITORY), encoding="utf-8")
+    say(f"written: {PAGE}")
+    return 0
 
 
 def list_machines(_: argparse.Namespace) -> int:

@@ -114,7 +114,7 @@ MACHINES: Mapping[str, Machine] = {
             name="x86_64-virtio-iommu",
             architecture=X86_64,
             about="edu cards behind virtio-iommu",
-            fixtures=EDU_FIXTURES | {"root_ports", "fault_reports"},
+            fixtures=EDU_FIXTURES | {"root_ports", "fault_reports", "unisolated_interrupts"},
             devices=(
                 *("-device", "virtio-iommu-pci"),
                 *behind_root_port(1, "edu"),
