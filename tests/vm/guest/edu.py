@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,3 +63,11 @@ def start(card: Any, source: int, destination: int, size: int) -> None:
     bar.write64(DMA_DESTINATION, destination)
     bar.write64(DMA_COUNT, size)
     bar.write64(DMA_COMMAND, START | INTERRUPT | direction)
+
+
+def wait_until_idle(card: Any) -> None:
+    """Let a transfer come to its end that somebody else began: the card has no reset that ends it."""
+    deadline = time.monotonic() + SECONDS
+    with card.enable():
+        while card.bars[0].read64(DMA_COMMAND) & START:
+            assert time.monotonic() < deadline, "the card is still at work"

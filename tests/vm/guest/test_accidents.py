@@ -67,6 +67,7 @@ def test_after_a_kill_the_next_program_has_the_device(edu: Device, way: Way, pha
             assert said, "the child ended"
         child.kill()
     with way.open(edu) as session:
+        card_of.wait_until_idle(session["dev0"])
         assert moves_data(session)
 
 
