@@ -73,6 +73,9 @@ class KernelPort(Protocol):
             OSError: ENODEV on a root bus; EPERM when a device in the way has no group.
         """
 
+    def alone_on_bus(self) -> bool:
+        """True if a reset of the device's bus touches nothing else: a port has it to itself."""
+
     def check_hot_reset(self, group_fds: Sequence[int]) -> None:
         """Refuse a bus reset unless the caller owns every affected device.
 
@@ -137,6 +140,8 @@ class SimDevice:
     bus: str
     #: True for mdev-style devices, which have no IOMMU domain of their own.
     emulated: bool = False
+    #: True for a driver that can attach PASIDs (``vfio_device_ops.pasid_attach_ioas``).
+    attaches_pasids: bool = False
     #: The device's way to memory; the device itself limits by its DMA address width.
     dma: DmaPort
     #: The simulated kernel.

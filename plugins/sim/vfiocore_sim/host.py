@@ -185,9 +185,7 @@ class SimHost:
         with self._lock:
             file = self._machine.files.find(fd)
             if file is not None:
-                data = file.pread(size, file.position)
-                file.position += len(data)
-                return data
+                return file.read(size)
         return os.read(fd, size)
 
     def write(self, fd: int, data: bytes) -> int:
@@ -195,9 +193,7 @@ class SimHost:
         with self._lock:
             file = self._machine.files.find(fd)
             if file is not None:
-                count = file.pwrite(bytes(data), file.position)
-                file.position += count
-                return count
+                return file.write(bytes(data))
         return os.write(fd, data)
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:

@@ -80,11 +80,11 @@ class UserArg:
         """``strndup_user``: the NUL-terminated string; EINVAL when longer than `limit`."""
         if self._view is None:
             data = b""
-            while b"\0" not in data and len(data) <= limit:
+            while b"\0" not in data and len(data) < limit:
                 data += self.read(1, len(data))
         else:
             data = bytes(self._view)
-            if b"\0" not in data and len(data) <= limit:
+            if b"\0" not in data and len(data) < limit:
                 raise refused(errno.EFAULT)
         text, nul, _rest = data.partition(b"\0")
         if not nul or len(text) >= limit:

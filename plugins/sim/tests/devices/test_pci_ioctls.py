@@ -70,7 +70,7 @@ def test_reset_methods_that_vanish_after_the_open_are_not_a_typewriter(
     methods.write(b"default")
     edu.reset()
     with refused(errno.EINVAL):
-        methods.write(b"bus")
+        methods.write(b"pm")
 
 
 # -- low power --------------------------------------------------------------------------------

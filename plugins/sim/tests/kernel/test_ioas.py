@@ -721,4 +721,5 @@ def test_hardware_info_is_cut_to_the_room_and_tells_its_length(machine: Any) -> 
     )
     assert (room.raw, info.data_len) == (b"1234", 8)
     assert info.out_data_type == iommufd.IOMMU_HW_INFO_TYPE_INTEL_VTD
-    assert info.out_capabilities == iommufd.IOMMU_HW_CAP_DIRTY_TRACKING
+    abilities = iommufd.IOMMU_HW_CAP_DIRTY_TRACKING | iommufd.IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED
+    assert info.out_capabilities == abilities

@@ -67,6 +67,9 @@ class EduDevice(PciDevice):
     interrupt_pin = 1
     bars: tuple[Bar, ...] = (Bar(index=0, size=_BAR_SIZE),)
     msi_vectors = 1
+    power_management = False
+    spare_bytes = True
+    reset_methods: tuple[str, ...] = ("bus",)
 
     def __init__(
         self,

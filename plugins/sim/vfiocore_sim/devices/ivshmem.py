@@ -36,6 +36,7 @@ class IvshmemDevice(PciDevice):
     subsystem_vendor_id = 0x1AF4
     subsystem_id = 0x1100
     power_management = False
+    spare_bytes = True
     reset_methods: tuple[str, ...] = ("bus",)
     reset_keeps_ram = True
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING
 
 from vfiocore.uapi.iommufd import (
@@ -45,7 +47,7 @@ from vfiocore.uapi.vfio import (
 )
 from vfiocore_sim.capchain import chained
 from vfiocore_sim.kernel import ioas_ioctls
-from vfiocore_sim.kernel.intervals import EVERYTHING, U64_MAX, Span
+from vfiocore_sim.kernel.intervals import EVERYTHING, U64_MAX
 from vfiocore_sim.kernel.ioas import Ioas
 from vfiocore_sim.refusal import refused
 
@@ -102,9 +104,9 @@ def _check_extension(context: Iommufd, extension: int) -> int:
     if extension in (VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL):
         return int(not context.noiommu)
     if extension == VFIO_NOIOMMU_IOMMU:
-        return int(context.machine.noiommu_enabled)
+        return int(context.machine.has("VFIO_NOIOMMU_IOMMU"))
     if extension == VFIO_DMA_CC_IOMMU:
-        return int(all(hwpt.model.cache_coherent for hwpt in context.compat().hwpts))
+        return int(all(hwpt.model.enforces_coherency for hwpt in context.compat().hwpts))
     return 0
 
 
@@ -137,9 +139,10 @@ def _get_info(ioas: Ioas, arg: UserArg) -> int:
 
 
 def _page_sizes(ioas: Ioas) -> int:
-    """``iommufd_get_pagesizes``: everything from the smallest page on."""
-    page = max([ioas.page_size, *(hwpt.smallest_page for hwpt in ioas.hwpts)])
-    return U64_MAX & ~(page - 1)
+    """``iommufd_get_pagesizes``: what all page tables have; at least a page of the CPU's."""
+    common = reduce(and_, (hwpt.page_sizes for hwpt in ioas.hwpts), U64_MAX)
+    smaller = common & (ioas.page_size - 1)
+    return (common & ~(ioas.page_size - 1)) | (ioas.page_size if smaller else 0)
 
 
 def _capabilities(ioas: Ioas) -> list[ctypes.Structure | bytes]:
@@ -170,34 +173,27 @@ def _map(context: Iommufd, arg: UserArg) -> int:
 
 
 def _unmap(context: Iommufd, arg: UserArg) -> int:
-    """``iommufd_vfio_unmap_dma``: the size is written back also when it failed."""
+    """``iommufd_vfio_unmap_dma``: the size is written back also when the unmap failed."""
     wanted = arg.struct(vfio_iommu_type1_dma_unmap)
     if wanted.flags & ~VFIO_DMA_UNMAP_FLAG_ALL:
         raise refused(errno.EINVAL)
     ioas = context.compat()
+    everything = bool(wanted.flags & VFIO_DMA_UNMAP_FLAG_ALL)
+    if everything and (wanted.iova or wanted.size):
+        raise refused(errno.EINVAL)
+    if not (everything or ioas.huge_pages):
+        _split_at_ends(ioas, wanted.iova, wanted.size)
+    iova, size, wanted.size = wanted.iova, wanted.size, 0
     try:
-        wanted.size = _unmap_from(ioas, wanted)
-    except OSError:
-        wanted.size = 0
-        raise
+        span = EVERYTHING if everything else ioas_ioctls.checked_span(iova, size)
+        wanted.size = ioas.unmap(span)
     finally:
         arg.answer(wanted)
     return 0
 
 
-def _unmap_from(ioas: Ioas, wanted: vfio_iommu_type1_dma_unmap) -> int:
-    if wanted.flags & VFIO_DMA_UNMAP_FLAG_ALL:
-        if wanted.iova or wanted.size:
-            raise refused(errno.EINVAL)
-        return ioas.unmap(EVERYTHING)
-    if not ioas.huge_pages:
-        _split_at_ends(ioas, wanted.iova, wanted.size)
-    return ioas.unmap(ioas_ioctls.checked_span(wanted.iova, wanted.size))
-
-
 def _split_at_ends(ioas: Ioas, iova: int, size: int) -> None:
     """``io_pagetable.c:iopt_cut_iova``: version 1 lets an unmap cut a mapping."""
-    span: Span = ioas_ioctls.checked_span(iova, size)
-    ioas.split(span.first)
-    if span.last != U64_MAX:
-        ioas.split(span.last + 1)
+    ioas.split_behind((iova + size - 1) & U64_MAX)
+    if iova:
+        ioas.split_behind(iova - 1)

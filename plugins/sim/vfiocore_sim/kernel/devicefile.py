@@ -19,6 +19,7 @@ from vfiocore.uapi.vfio import (
     vfio_device_detach_iommufd_pt,
 )
 from vfiocore_sim.kernel.files import OpenFile
+from vfiocore_sim.kernel.hwpt import BoundDevice
 from vfiocore_sim.kernel.iommufd import Iommufd
 from vfiocore_sim.refusal import refused
 
@@ -200,8 +201,10 @@ class DeviceFile(OpenFile):
             raise refused(errno.EINVAL)
         attachment = self._granted_attachment()
         if wanted.flags & VFIO_DEVICE_ATTACH_PASID:
-            # No simulated driver has pasid_attach_ioas.
-            raise refused(errno.EOPNOTSUPP)
+            device, pasid = self._pasid(arg, wanted)
+            wanted.pt_id = device.attach_pasid(pasid, wanted.pt_id)
+            arg.answer(wanted, _ATTACH_MINIMUM)
+            return 0
         wanted.pt_id = attachment.attach(wanted.pt_id)
         try:
             arg.answer(wanted, _ATTACH_MINIMUM)
@@ -216,9 +219,23 @@ class DeviceFile(OpenFile):
         if wanted.flags & ~VFIO_DEVICE_DETACH_PASID:
             raise refused(errno.EINVAL)
         if wanted.flags & VFIO_DEVICE_DETACH_PASID:
-            raise refused(errno.EOPNOTSUPP)
+            device, pasid = self._pasid(arg, wanted)
+            device.detach_pasid(pasid)
+            return 0
         self._granted_attachment().detach()
         return 0
+
+    def _pasid(
+        self,
+        arg: UserArg,
+        wanted: vfio_device_attach_iommufd_pt | vfio_device_detach_iommufd_pt,
+    ) -> tuple[BoundDevice, int]:
+        """The device, and the last word of the struct, which older callers do not have."""
+        attachment = self._granted_attachment()
+        able = self.node.vfio_program().attaches_pasids
+        if not (able and isinstance(attachment, BoundDevice)):
+            raise refused(errno.EOPNOTSUPP)
+        return attachment, int(arg.struct(type(wanted)).pasid)
 
     def _granted_attachment(self) -> Attachment:
         assert self._attachment is not None  # access to a cdev is granted by binding it

@@ -87,8 +87,8 @@ def _get_bitmap(backend: Type1, arg: UserArg, header: vfio_iommu_type1_dirty_bit
 def report(backend: Type1, mapping: Mapping, base: int, bitmap: vfio_bitmap) -> None:
     """``update_user_bitmap``: a mapping's pages, as bits that count from the iova `base`.
 
-    Whole little-endian words are written. The bits before the mapping in its first word are kept,
-    those behind it in its last word become 0.
+    Whole little-endian words are written, and bits behind the mapping in its last word become 0. A
+    first word that begins before the mapping keeps all of its bits.
     """
     page = backend.smallest_page
     offset = (mapping.iova - base) // page
@@ -98,8 +98,7 @@ def report(backend: Type1, mapping: Mapping, base: int, bitmap: vfio_bitmap) -> 
     address = bitmap.data + first_word * 8
     bits = 0
     if shift:
-        kept = int.from_bytes(backend.machine.memory.read(address, 8), "little")
-        bits = kept & ((1 << shift) - 1)
+        bits = int.from_bytes(backend.machine.memory.read(address, 8), "little")
     if mapping.pinned:  # by an IOMMU that cannot tell what was written (num_non_pinned_groups)
         bits |= ((1 << pages) - 1) << shift
     else:

@@ -55,9 +55,7 @@ class Drivers:
 
     def probe(self, bus: str, data: bytes) -> None:
         """``bus.c:drivers_probe_store``: the first driver that matches takes the device."""
-        node = self._machine.device(bus, data.decode().strip())
-        if node is None:
-            raise refused(errno.EINVAL)
+        node = self._named(bus, data)
         if node.driver is None:
             self._probe(node)
 

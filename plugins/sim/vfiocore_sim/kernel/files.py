@@ -33,7 +33,7 @@ class OpenFile:
         self.machine = machine
         self.rdev = rdev
         #: Where read and write go (``f_pos``).
-        self.position = 0
+        self.position: int = 0
         self._references = 1
 
     def __str__(self) -> str:
@@ -66,6 +66,18 @@ class OpenFile:
     def ioctl(self, request: int, arg: UserArg) -> int:
         """Answer an ioctl."""
         raise refused(errno.ENOTTY)
+
+    def read(self, size: int) -> bytes:
+        """Answer a read at the file's own position."""
+        data = self.pread(size, self.position)
+        self.position += len(data)
+        return data
+
+    def write(self, data: bytes) -> int:
+        """Answer a write at the file's own position."""
+        count = self.pwrite(data, self.position)
+        self.position += count
+        return count
 
     def pread(self, size: int, offset: int) -> bytes:
         """Answer a read."""

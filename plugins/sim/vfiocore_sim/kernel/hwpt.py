@@ -13,6 +13,7 @@ from vfiocore_sim.kernel.translation import Translation
 from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
+    from vfiocore_sim.kernel.faultqueue import FaultQueue
     from vfiocore_sim.kernel.group import Group
     from vfiocore_sim.kernel.iommu import IommuModel
     from vfiocore_sim.kernel.iommufd import Iommufd
@@ -29,8 +30,10 @@ class Hwpt:
         self.auto = auto
         self.devices: list[BoundDevice] = []
         self.unreachable: list[Span] = model.unreachable
-        bitmap = model.page_size_bitmap(page_size)
-        self.smallest_page: int = bitmap & -bitmap
+        self.page_sizes: int = model.page_size_bitmap(page_size)
+        self.smallest_page: int = self.page_sizes & -self.page_sizes
+        self.faults: FaultQueue | None = None
+        self.for_pasids = False
         self.tracks_dirty = False
         self.tracking = False
         #: Numbers of the pages that were written while tracking.
@@ -69,12 +72,29 @@ class BoundDevice:
         self.node = node
         self.group = group
         self.hwpt: Hwpt | None = None
+        self.pasids: dict[int, Hwpt] = {}
         self.ident: int = iommufd.add(self)
 
     @property
     def translation(self) -> Translation | None:
         """Where its DMA goes."""
         return self.hwpt
+
+    def attach_pasid(self, pasid: int, pt_id: int) -> int:
+        """``hw_pagetable.h:iommufd_hwpt_pasid_compat``; a device without PASIDs uses none of it."""
+        target = self.context.get(pt_id)
+        if not (isinstance(target, Hwpt) and target.for_pasids):
+            raise refused(errno.EINVAL)
+        if self.hwpt is not None and not self.hwpt.for_pasids:
+            raise refused(errno.EINVAL)
+        if not pasid:
+            raise refused(errno.EBUSY)  # it stands for the device without a PASID
+        self.pasids[pasid] = target
+        return pt_id
+
+    def detach_pasid(self, pasid: int) -> None:
+        """``device.c:iommufd_device_detach``."""
+        self.pasids.pop(pasid, None)
 
     @property
     def _siblings(self) -> list[BoundDevice]:
@@ -115,6 +135,8 @@ class BoundDevice:
             return
         if hwpt.model != self.group.iommu:
             raise refused(errno.EINVAL)
+        if hwpt.faults is not None:
+            raise refused(errno.ENODEV)  # iommu.c:intel_iommu_enable_iopf: no device asks for pages
         moved = self._siblings
         if self.hwpt is None and moved and moved[0].hwpt is not hwpt:
             raise refused(errno.EINVAL)
@@ -127,9 +149,11 @@ class BoundDevice:
             raise
         # A replacement moves every attached device of the group.
         for device in moved if self.hwpt is not None else [self]:
-            device.leave()
+            left = device._leave_table()
             device.hwpt = hwpt
             hwpt.devices.append(device)
+            if left is not None:
+                device._unreserve(left.ioas)
 
     def _reserve(self, ioas: Ioas) -> None:
         """``iopt_table_enforce_dev_resv_regions``."""
@@ -142,14 +166,19 @@ class BoundDevice:
 
     def leave(self) -> None:
         """Stop using the page table; an automatic one goes with its last device."""
+        left = self._leave_table()
+        if left is not None:
+            self._unreserve(left.ioas)
+
+    def _leave_table(self) -> Hwpt | None:
         hwpt, self.hwpt = self.hwpt, None
         if hwpt is None:
-            return
+            return None
         hwpt.devices.remove(self)
-        self._unreserve(hwpt.ioas)
         if hwpt.auto and not hwpt.devices:
             hwpt.ioas.remove_hwpt(hwpt)
             self.context.forget(hwpt)
+        return hwpt
 
     def detach(self) -> None:
         """``device.c:iommufd_device_detach``; nothing happens when not attached."""

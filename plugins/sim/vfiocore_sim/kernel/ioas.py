@@ -40,6 +40,14 @@ class Area:
         return Span(self.iova, self.iova + self.length - 1)
 
 
+def _fill_domain(area: Area) -> None:
+    """``pages.c:iopt_area_fill_domain``: pin, then show it to the IOMMU, which wants access."""
+    area.pages.pin(area, area.offset, area.length)
+    if not (area.read or area.write):
+        area.pages.unpin(area)
+        raise refused(errno.EINVAL)
+
+
 class Ioas:
     """Mappings, and what may not be mapped, of every HWPT and access that hangs on it."""
 
@@ -130,7 +138,7 @@ class Ioas:
         done: list[Area] = []
         try:
             for area in self.areas:
-                area.pages.pin(area, area.offset, area.length)
+                _fill_domain(area)
                 done.append(area)
         except OSError:
             for area in done:
@@ -194,7 +202,12 @@ class Ioas:
         if alignment < self.alignment:
             raise refused(errno.EINVAL)
         below_a_page = address & (page - 1)
-        candidates = self.allowed or [Span(page, U64_MAX - page)]
+        bounds = Span(page, U64_MAX - page)
+        candidates = [
+            Span(max(span.first, bounds.first), min(span.last, bounds.last))
+            for span in self.allowed or [bounds]
+            if span.meets(bounds)
+        ]
         taken = [area.span for area in self.areas]
         for hole in without(candidates, [*taken, *self._reserved_spans]):
             start = -(-hole.first // alignment) * alignment | below_a_page
@@ -209,7 +222,7 @@ class Ioas:
         area.pages.hold()
         if self.hwpts:
             try:
-                area.pages.pin(area, area.offset, area.length)
+                _fill_domain(area)
             except OSError:
                 area.pages.drop()
                 raise
@@ -273,14 +286,15 @@ class Ioas:
         area.pages.unpin(area)
         area.pages.drop()
 
-    def split(self, iova: int) -> None:
-        """``iopt_cut_iova``: make `iova` the border of two areas, if it is inside one."""
-        area = self.areas.at(iova)
-        if area is None or area.iova == iova:
+    def split_behind(self, last: int) -> None:
+        """``iopt_area_split``: an area ends with the address `last`, and another begins there."""
+        area = self.areas.at(last)
+        if area is None or last in (area.iova, area.span.last):
             return
-        if iova & (self.alignment - 1):
-            raise refused(errno.EINVAL)
+        iova = last + 1
         head = iova - area.iova
+        if (iova | area.pages.start + area.offset + head) & (self.alignment - 1):
+            raise refused(errno.EINVAL)
         tail = Area(iova, area.length - head, area.pages, area.offset + head, area.read, area.write)
         self.areas.remove(area)
         area.pages.unpin(area)
@@ -288,7 +302,7 @@ class Ioas:
         area.pages.hold()
         for part in (area, tail):
             if self.hwpts:
-                part.pages.pin(part, part.offset, part.length)
+                _fill_domain(part)
             self.areas.insert(part)
 
     # -- DMA ---------------------------------------------------------------------------------

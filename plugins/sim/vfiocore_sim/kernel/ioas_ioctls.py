@@ -101,7 +101,7 @@ def map_user(
     context: Iommufd, ioas: Ioas, flags: int, address: int, length: int, iova: int | None
 ) -> int:
     """``io_pagetable.c:iopt_map_user_pages``."""
-    if address + length > U64_MAX + 1:
+    if address + length > U64_MAX:
         raise refused(errno.EOVERFLOW)
     writable = bool(flags & IOMMU_IOAS_MAP_WRITEABLE)
     pages = Pages(context.machine, address, writable=writable, account=_account(context))

@@ -40,6 +40,11 @@ class IommuModel:
     #: Interrupt remapping: without it the kernel refuses, for a device could forge interrupts.
     msi_isolated: bool = True
     cache_coherent: bool = True
+    #: Can force coherent DMA on devices that ask for less (VFIO_DMA_CC_IOMMU), as VT-d with snoop
+    #: control.
+    enforces_coherency: bool = True
+    #: Makes page tables for devices that use PASIDs, though none does.
+    pasids: bool = False
     #: What IOMMU_GET_HW_INFO says: an IOMMU_HW_INFO_TYPE_* number, and that type's struct.
     hw_info_type: int = IOMMU_HW_INFO_TYPE_NONE
     hw_info_data: bytes = b""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from vfiocore.uapi import iommufd as uapi
 from vfiocore_sim.kernel import compat, hwpt_ioctls, ioas_ioctls
 from vfiocore_sim.kernel.accounting import Charge
+from vfiocore_sim.kernel.faultqueue import FaultQueue
 from vfiocore_sim.kernel.files import OpenFile
 from vfiocore_sim.kernel.hwpt import Access, Attachment, BoundDevice, Hwpt
 from vfiocore_sim.kernel.ioas import Ioas
@@ -56,6 +58,7 @@ class Iommufd(OpenFile):
             "IOMMU_OPTION",
             "IOMMU_VFIO_IOAS",
             "IOMMU_HWPT_ALLOC",
+            "IOMMU_FAULT_QUEUE_ALLOC",
             "IOMMU_GET_HW_INFO",
             "IOMMU_HWPT_SET_DIRTY_TRACKING",
             "IOMMU_HWPT_GET_DIRTY_BITMAP",
@@ -113,12 +116,20 @@ class Iommufd(OpenFile):
         if isinstance(thing, BoundDevice | Access):
             raise refused(errno.EBUSY)
         if isinstance(thing, Hwpt):
-            if thing.devices:
+            if thing.devices or self._has_pasids(thing):
                 raise refused(errno.EBUSY)
             thing.ioas.remove_hwpt(thing)
         if isinstance(thing, Ioas):
             self._destroy_ioas(thing)
+        if isinstance(thing, FaultQueue) and (thing.open or self._uses(thing)):
+            raise refused(errno.EBUSY)
         self.forget(thing)
+
+    def _has_pasids(self, hwpt: Hwpt) -> bool:
+        return any(hwpt in device.pasids.values() for device in self.of_type(BoundDevice))
+
+    def _uses(self, queue: FaultQueue) -> bool:
+        return any(hwpt.faults is queue for hwpt in self.of_type(Hwpt))
 
     def _destroy_ioas(self, ioas: Ioas) -> None:
         """``ioas.c:iommufd_ioas_destroy``."""
@@ -167,9 +178,10 @@ class Iommufd(OpenFile):
         """``main.c:iommufd_fops_ioctl``."""
         if not _FIRST <= request & 0xFF <= _LAST:
             return compat.ioctl(self, request, arg)
+        arg.read(4)  # get_user(ucmd.user_size): before it is known whether there is such a command
         command = _COMMANDS.get(request)
         if command is None:
-            # Nested translation (INVALIDATE, VIOMMU...) is not built in.
+            # Nested translation (INVALIDATE, VIOMMU...) is not simulated.
             raise refused(errno.ENOTTY)
         wanted = arg.sized(command.kind, command.minimum)
         size = min(getattr(wanted, "size"), ctypes.sizeof(wanted))  # noqa: B009
@@ -182,6 +194,12 @@ class Iommufd(OpenFile):
             raise
         arg.answer(wanted, size)
         return 0
+
+    def mmap(self, length: int, prot: int, flags: int, offset: int) -> mmap.mmap:
+        """``main.c:iommufd_fops_mmap``: only a vIOMMU, which there is none of, can be mapped."""
+        if not flags & mmap.MAP_SHARED:
+            raise refused(errno.EINVAL)
+        raise refused(errno.EPERM if prot & mmap.PROT_EXEC else errno.ENXIO)
 
     def release(self) -> None:
         """``main.c:iommufd_fops_release``: users before what they use."""
@@ -208,6 +226,9 @@ _COMMANDS = {
     uapi.IOMMU_OPTION: Command(uapi.iommu_option, 24, ioas_ioctls.option),
     uapi.IOMMU_VFIO_IOAS: Command(uapi.iommu_vfio_ioas, 12, compat.vfio_ioas),
     uapi.IOMMU_HWPT_ALLOC: Command(uapi.iommu_hwpt_alloc, 24, hwpt_ioctls.alloc),
+    uapi.IOMMU_FAULT_QUEUE_ALLOC: Command(
+        uapi.iommu_fault_alloc, 16, hwpt_ioctls.alloc_fault_queue
+    ),
     uapi.IOMMU_GET_HW_INFO: Command(uapi.iommu_hw_info, 32, hwpt_ioctls.hw_info),
     uapi.IOMMU_HWPT_SET_DIRTY_TRACKING: Command(
         uapi.iommu_hwpt_set_dirty_tracking, 16, hwpt_ioctls.set_dirty_tracking

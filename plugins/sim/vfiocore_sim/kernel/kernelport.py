@@ -43,6 +43,10 @@ class KernelSide:
             if (group := self._group_of(node)) and node.program is not None
         ]
 
+    def alone_on_bus(self) -> bool:
+        """``pci.c:pci_parent_bus_reset``; every simulated function is behind a port."""
+        return self._on_same_bus() == [self._node]
+
     def check_hot_reset(self, group_fds: Sequence[int]) -> None:
         """``vfio_pci_core.c:vfio_pci_dev_set_hot_reset``: the caller must own each device."""
         affected = self._on_same_bus()

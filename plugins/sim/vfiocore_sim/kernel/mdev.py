@@ -31,11 +31,12 @@ def create(machine: Machine, parent: Node, kind: MdevType, data: bytes) -> None:
     Raises:
         OSError: EINVAL for what is no UUID, EEXIST, EUSERS when no instance is left.
     """
-    text = data.decode("ascii", "replace").rstrip("\n")
-    if len(text) != _UUID_LENGTH:
+    text = data.decode("ascii", "replace")
+    # There is room for a newline, whatever it is: guid_parse does not look at it.
+    if not _UUID_LENGTH <= len(text) <= _UUID_LENGTH + 1:
         raise refused(errno.EINVAL)
     try:
-        name = str(uuid.UUID(text))
+        name = str(uuid.UUID(text[:_UUID_LENGTH]))
     except ValueError:
         raise refused(errno.EINVAL) from None
     if machine.device("mdev", name) is not None:

@@ -103,6 +103,8 @@ class Type1:
         self.maps: IntervalMap[Mapping] = IntervalMap()
         self.available: int = machine.dma_entry_limit
         self.logging = False
+        #: Whether an IOMMU has ever set limits; until then there are none to be told.
+        self._limited = False
         self._limits_changed()
 
     @property
@@ -126,7 +128,7 @@ class Type1:
             # Emulated devices reach memory through the vaddr, which may not go away under them.
             return int(not self._has_emulated)
         if extension == VFIO_DMA_CC_IOMMU:
-            return int(all(group.iommu.cache_coherent for group in self.translated))
+            return int(all(group.iommu.enforces_coherency for group in self.translated))
         return int(extension in (VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL))
 
     def ioctl(self, request: int, arg: UserArg) -> int:
@@ -150,22 +152,24 @@ class Type1:
             raise refused(errno.EINVAL)
         if group.translated:
             self._check_fits(group)
-            self._replay()
+            self._replay(group)
+            self._limited = True
         self.groups.append(group)
         self._limits_changed()
 
     def _check_fits(self, group: Group) -> None:
         """``vfio_iommu_aper_conflict``, ``vfio_iommu_resv_conflict``, then the interrupts."""
-        allowed = self._usable([*self.translated, group])
-        if not allowed:
+        if not self._usable([*self.translated, group]):
             raise refused(errno.EINVAL)
-        for mapping in self.maps:
-            if not any(span.covers(mapping.span) for span in allowed):
+        # A list of ranges that is still empty has no conflict with an aperture.
+        beyond = group.iommu.unreachable if self._limited else []
+        for hole in (*beyond, *group.iommu.reserved_spans):
+            if self.maps.meeting(hole):
                 raise refused(errno.EINVAL)
         if not group.iommu.msi_isolated and not self.machine.allow_unsafe_interrupts:
             raise refused(errno.EPERM)
 
-    def _replay(self) -> None:
+    def _replay(self, group: Group) -> None:
         """``vfio_iommu_replay``: a new domain gets what is mapped already."""
         done: list[Mapping] = []
         try:
@@ -173,6 +177,8 @@ class Type1:
                 if not mapping.pinned:
                     self._pin(mapping)
                     done.append(mapping)
+                if any(mapping.span.meets(hole) for hole in group.iommu.unreachable):
+                    raise refused(errno.ERANGE)  # generic_pt: pt_iommu_map_pages
         except OSError:
             for mapping in done:
                 self._unpin(mapping)
@@ -203,6 +209,8 @@ class Type1:
     def _limits_changed(self) -> None:
         """``vfio_iommu_iova_insert_copy`` and ``vfio_update_pgsize_bitmap``."""
         self.usable: list[Span] = self._usable(self.translated)
+        if self._limited and not self.translated:
+            self.usable = [EVERYTHING]  # vfio_iommu_aper_expand
         self.page_sizes: int = self._common_page_sizes()
         #: The unit of every map and unmap, in bytes.
         self.smallest_page: int = self.page_sizes & -self.page_sizes

@@ -24,6 +24,7 @@ from vfiocore.uapi.vfio import (
     VFIO_DEVICE_SET_IRQS,
     VFIO_REGION_INFO_CAP_SPARSE_MMAP,
     VFIO_REGION_INFO_FLAG_CAPS,
+    VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2,
     vfio_device_feature,
     vfio_device_info,
     vfio_irq_info,
@@ -174,7 +175,6 @@ class VfioDevice(SimDevice):
             fail(errno.EINVAL)
         region = self.describe_region(info.index)
         info.flags, info.size, info.offset = region.flags, region.size, region.offset
-        info.cap_offset = 0
         user.append_capabilities(info, region.caps, VFIO_REGION_INFO_FLAG_CAPS)
         user.answer(info)
         return 0
@@ -205,9 +205,12 @@ class VfioDevice(SimDevice):
         probe = header.flags & VFIO_DEVICE_FEATURE_PROBE
         if header.flags & ~known or (asked == operations and not probe):
             fail(errno.EINVAL)
-        feature = self.features().get(header.flags & VFIO_DEVICE_FEATURE_MASK)
+        number = header.flags & VFIO_DEVICE_FEATURE_MASK
+        feature = self.features().get(number)
         if feature is None:
-            fail(errno.ENOTTY)
+            # ..._precopy_info_v2 asks for the PRE_COPY ability before anything else.
+            missing_pre_copy = number == VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
+            fail(errno.EINVAL if missing_pre_copy else errno.ENOTTY)
         if asked & ~feature.operations:
             fail(errno.EINVAL)
         if probe:

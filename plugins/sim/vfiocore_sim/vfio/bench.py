@@ -74,7 +74,7 @@ class FlatMemory:
 
 
 class LoneKernel:
-    """A `KernelPort` for one device on a root bus, opened through its group."""
+    """A `KernelPort` for one device on a bus of its own, opened through its group."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -94,11 +94,15 @@ class LoneKernel:
         return self.machine
 
     def hot_reset_peers(self) -> list[HotResetPeer]:
-        """ENODEV: a root bus."""
+        """ENODEV, as on a root bus."""
         fail(errno.ENODEV)
 
+    def alone_on_bus(self) -> bool:
+        """See `KernelPort`."""
+        return True
+
     def check_hot_reset(self, group_fds: Sequence[int]) -> None:
-        """ENODEV: a root bus."""
+        """ENODEV, as on a root bus."""
         fail(errno.ENODEV)
 
 

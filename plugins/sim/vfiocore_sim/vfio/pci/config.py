@@ -33,6 +33,7 @@ class ConfigSpace:
         self._writable = bytearray(size)
         self._free = _FIRST_CAPABILITY
         self._last = PCI_CAPABILITY_LIST - PCI_CAP_LIST_NEXT
+        self._taken: set[int] = set()
         self._free_extended = _FIRST_EXTENDED
         self._last_extended: int | None = None
 
@@ -49,6 +50,7 @@ class ConfigSpace:
             msg = f"capability {ident:#x} does not fit into configuration space"
             raise ValueError(msg)
         self._free = (offset + size + 3) & ~3
+        self._taken.update(range(offset, offset + size))
         self.set(offset, ident, 1)
         self.set(self._last + PCI_CAP_LIST_NEXT, offset, 1)
         self._last = offset
@@ -68,6 +70,12 @@ class ConfigSpace:
             self.set(self._last_extended, header | offset << 20, 4)
         self._last_extended = offset
         return offset
+
+    def open_spare_bytes(self) -> None:
+        """Let the user write what no standard capability has; nothing is added after that."""
+        for start in range(_FIRST_CAPABILITY, CONFIG_SIZE):
+            if start not in self._taken:
+                self._writable[start] = 0xFF
 
     # -- the device's own access ----------------------------------------------------------------
     def get(self, offset: int, size: int) -> int:

@@ -20,7 +20,6 @@ from vfiocore.uapi.pci_regs import (
     PCI_EXP_DEVCTL_BCR_FLR,
     PCI_MSI_FLAGS,
     PCI_MSI_FLAGS_ENABLE,
-    PCI_MSI_FLAGS_QMASK,
     PCI_MSI_FLAGS_QSIZE,
     PCI_MSIX_FLAGS,
     PCI_MSIX_FLAGS_ENABLE,
@@ -92,6 +91,7 @@ class PciDevice(VfioDevice):
     """
 
     bus = "pci"
+    attaches_pasids = True
     device_flags: ClassVar[int] = VFIO_DEVICE_FLAGS_PCI
     info_size: ClassVar[int] = ctypes.sizeof(vfio_device_info)
     num_regions = VFIO_PCI_NUM_REGIONS
@@ -116,11 +116,14 @@ class PciDevice(VfioDevice):
     power_management: bool = True
     #: Bytes of a vendor-specific capability, readable and writable.
     vendor_data: bytes = b""
+    #: Whether the bytes behind the header that no capability has keep what is written to them.
+    spare_bytes: bool = False
     #: Device serial number capability (PCI Express only).
     serial: int | None = None
     #: Expansion ROM content; it must begin with the signature 55 aa to be shown.
     rom: bytes = b""
-    #: Kernel names; empty for a device that cannot be reset. ``flr`` adds the capability for it.
+    #: Kernel names; empty for a device that cannot be reset. ``flr`` adds the capability for it;
+    #: ``bus`` works for a function that is alone on its bus.
     reset_methods: tuple[str, ...] = ("pm",)
     #: True if a reset leaves RAM areas as they are: memory that is not the function's own.
     reset_keeps_ram: bool = False
@@ -210,6 +213,7 @@ class PciDevice(VfioDevice):
             subsystem_vendor_id=self.subsystem_vendor_id,
             subsystem_id=self.subsystem_id,
             interrupt_pin=self.interrupt_pin,
+            multifunction=not self.kernel.alone_on_bus(),
         )
 
     @property
@@ -229,6 +233,7 @@ class PciDevice(VfioDevice):
             flr="flr" in type(self).reset_methods or "af_flr" in type(self).reset_methods,
             serial=self.serial,
             vendor_data=self.vendor_data,
+            spare_bytes=self.spare_bytes,
         ).build(self.name)
 
     @cached_property
@@ -267,7 +272,7 @@ class PciDevice(VfioDevice):
     # -- open, close, reset ---------------------------------------------------------------------
     def open_device(self) -> None:
         """``vfio_pci_core.c:vfio_pci_core_enable``: bus master off, reset if possible."""
-        self._reset_works = bool(self.reset_methods)
+        self._reset_works = bool(self.usable_resets)
         self._opened = self._build()
         self._opened.space.set(PCI_COMMAND, self.command_at_open & ~PCI_COMMAND_MASTER, 2)
         if self._reset_works:
@@ -280,8 +285,18 @@ class PciDevice(VfioDevice):
         self._ioeventfds.close()
         super().close_device()
         self._opened = None
-        if self.reset_methods:
+        if self.usable_resets:
             self.reset_function()
+
+    @property
+    def usable_resets(self) -> tuple[str, ...]:
+        """Those of `reset_methods` that work here (``pci.c:pci_parent_bus_reset``)."""
+        return _resets(self.reset_methods, bus=self.kernel.alone_on_bus())
+
+    @property
+    def supported_resets(self) -> tuple[str, ...]:
+        """What worked when the kernel found the function, which knew of none that come after it."""
+        return _resets(type(self).reset_methods, bus=self.name.endswith(".0"))
 
     @property
     def can_reset(self) -> bool:
@@ -292,7 +307,7 @@ class PciDevice(VfioDevice):
         """``vfio_pci_core.c:vfio_pci_ioctl_reset``."""
         if not self._reset_works:
             fail(errno.EINVAL)
-        if not self.reset_methods:
+        if not self.usable_resets:
             fail(errno.ENOTTY)
         self.reset_function()
 
@@ -528,7 +543,7 @@ class PciDevice(VfioDevice):
         control = function.space.get(register, 2)
         if self.irqs.mode != VFIO_PCI_MSI_IRQ_INDEX:
             control &= ~PCI_MSI_FLAGS_ENABLE
-        most = (control & PCI_MSI_FLAGS_QMASK) << 3
+        most = (self.msi_vectors - 1).bit_length() << 4
         if control & PCI_MSI_FLAGS_QSIZE > most:
             control = (control & ~PCI_MSI_FLAGS_QSIZE) | most
         function.space.set(register, control, 2)
@@ -545,16 +560,17 @@ class PciDevice(VfioDevice):
 
     def _irq_mode_changed(self, mode: int | None) -> None:
         """MSI-X control is the hardware's own, so the user sees what SET_IRQS did to it."""
-        if self._opened is None:
-            return
-        self._check_msi_control(self._opened)
-        if self._opened.msix is None:
+        if self._opened is None or self._opened.msix is None:
             return
         register = self._opened.msix + PCI_MSIX_FLAGS
         control = self._opened.space.get(register, 2) & ~PCI_MSIX_FLAGS_ENABLE
         if mode == VFIO_PCI_MSIX_IRQ_INDEX:
             control |= PCI_MSIX_FLAGS_ENABLE
         self._opened.space.set(register, control, 2)
+
+
+def _resets(methods: tuple[str, ...], *, bus: bool) -> tuple[str, ...]:
+    return tuple(method for method in methods if method != "bus" or bus)
 
 
 def _take_bit(function: Function, register: int, bit: int) -> bool:

@@ -28,7 +28,6 @@ from vfiocore.uapi.pci_regs import (
     PCI_COMMAND_IO,
     PCI_COMMAND_MASTER,
     PCI_COMMAND_MEMORY,
-    PCI_COMMAND_PARITY,
     PCI_COMMAND_SERR,
     PCI_DEVICE_ID,
     PCI_ERR_COR_MASK,
@@ -44,6 +43,7 @@ from vfiocore.uapi.pci_regs import (
     PCI_EXP_LNKSTA,
     PCI_EXT_CAP_ID_DSN,
     PCI_EXT_CAP_ID_ERR,
+    PCI_HEADER_TYPE,
     PCI_INTERRUPT_LINE,
     PCI_INTERRUPT_PIN,
     PCI_MSI_ADDRESS_HI,
@@ -51,8 +51,6 @@ from vfiocore.uapi.pci_regs import (
     PCI_MSI_DATA_64,
     PCI_MSI_FLAGS,
     PCI_MSI_FLAGS_64BIT,
-    PCI_MSI_FLAGS_ENABLE,
-    PCI_MSI_FLAGS_QSIZE,
     PCI_MSIX_FLAGS,
     PCI_MSIX_PBA,
     PCI_MSIX_TABLE,
@@ -71,10 +69,10 @@ _COMMAND_WRITABLE = (
     PCI_COMMAND_IO
     | PCI_COMMAND_MEMORY
     | PCI_COMMAND_MASTER
-    | PCI_COMMAND_PARITY
     | PCI_COMMAND_SERR
     | PCI_COMMAND_INTX_DISABLE
 )
+_MULTIFUNCTION = 0x80  # PCI_HEADER_TYPE_MFD
 _PM_SIZE = 8
 _MSI_SIZE_64 = 14
 _MSIX_SIZE = 12
@@ -96,6 +94,7 @@ class Identity:
     subsystem_vendor_id: int = 0
     subsystem_id: int = 0
     interrupt_pin: int = 0
+    multifunction: bool = False
 
 
 @frozen(kw_only=True)
@@ -125,6 +124,7 @@ class FunctionLayout:
     flr: bool
     serial: int | None
     vendor_data: bytes
+    spare_bytes: bool
 
     def build(self, name: str) -> Function:
         """A fresh configuration space for the function at address `name`."""
@@ -151,6 +151,8 @@ class FunctionLayout:
         if self.express and self.serial is not None:
             offset = space.add_extended(PCI_EXT_CAP_ID_DSN, 1, _DSN_SIZE)
             space.set(offset + 4, self.serial, 8)
+        if self.spare_bytes:
+            space.open_spare_bytes()
         return function
 
 
@@ -182,6 +184,7 @@ def _header(space: ConfigSpace, identity: Identity) -> None:
     space.define(PCI_CACHE_LINE_SIZE, 0, 1, 0xFF)
     space.define(PCI_INTERRUPT_LINE, 0, 1, 0xFF)
     space.set(PCI_INTERRUPT_PIN, identity.interrupt_pin, 1)
+    space.set(PCI_HEADER_TYPE, _MULTIFUNCTION if identity.multifunction else 0, 1)
 
 
 def _bar(space: ConfigSpace, bar: Bar, address: int) -> None:
@@ -206,9 +209,9 @@ def _msi(space: ConfigSpace, vectors: int) -> int:
         offset + PCI_MSI_FLAGS,
         PCI_MSI_FLAGS_64BIT | log2 << 1,
         2,
-        PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE,
+        0x00FF,  # init_pci_cap_msi_perm: all of the lower byte is the user's own copy
     )
-    space.define(offset + PCI_MSI_ADDRESS_LO, 0, 4, 0xFFFF_FFFC)
+    space.define(offset + PCI_MSI_ADDRESS_LO, 0, 4, 0xFFFF_FFFF)
     space.define(offset + PCI_MSI_ADDRESS_HI, 0, 4, 0xFFFF_FFFF)
     space.define(offset + PCI_MSI_DATA_64, 0, 2, 0xFFFF)
     return offset

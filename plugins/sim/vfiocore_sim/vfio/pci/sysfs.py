@@ -32,7 +32,7 @@ def pci_sysfs_files(device: PciDevice) -> Mapping[str, SysfsEntry]:
         f"bc{ident.class_code >> 16:02X}sc{ident.class_code >> 8 & 0xFF:02X}"
         f"i{ident.class_code & 0xFF:02X}\n"
     )
-    return {
+    files: dict[str, SysfsEntry] = {
         "vendor": _hex(ident.vendor_id, 4),
         "device": _hex(ident.device_id, 4),
         "subsystem_vendor": _hex(ident.subsystem_vendor_id, 4),
@@ -44,11 +44,13 @@ def pci_sysfs_files(device: PciDevice) -> Mapping[str, SysfsEntry]:
         "modalias": modalias.encode(),
         "resource": SysfsFile(read=lambda: _resources(device)),
         "config": SysfsFile(read=device.config_bytes),
-        "reset_method": SysfsFile(
+    }
+    if device.supported_resets:
+        files["reset_method"] = SysfsFile(
             read=lambda: _load_reset_method(device),
             write=lambda data: _store_reset_method(device, data),
-        ),
-    }
+        )
+    return files
 
 
 def _hex(value: int, digits: int) -> bytes:
@@ -74,15 +76,19 @@ def _flags(bar: Bar) -> int:
 
 def _load_reset_method(device: PciDevice) -> bytes:
     """``drivers/pci/pci.c:reset_method_show``."""
-    return f"{' '.join(device.reset_methods)}\n".encode()
+    return f"{' '.join(_chosen(device))}\n".encode()
+
+
+def _chosen(device: PciDevice) -> list[str]:
+    return [method for method in device.reset_methods if method in device.supported_resets]
 
 
 def _store_reset_method(device: PciDevice, data: bytes) -> None:
     """``drivers/pci/pci.c:reset_method_store``."""
     names = tuple(data.decode(errors="replace").split())
-    supported = type(device).reset_methods
+    supported = device.supported_resets
     if names == ("default",):
-        device.reset_methods = supported
+        device.reset_methods = type(device).reset_methods
         return
     if not set(names) <= set(supported):
         fail(errno.EINVAL)
