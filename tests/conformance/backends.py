@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import vfiocore_iommufd.plugin
 import vfiocore_legacy.plugin
 import vfiocore_pci.plugin
 from vfiocore.container import Capability
-from vfiocore.testing import BackendUnderTest
+from vfiocore.device import Device
+from vfiocore.testing import BackendUnderTest, DeviceFault
 from vfiocore.testing.sim import CARDS, SimBackend, SimFaults, machine
 from vfiocore_sim.devices import EduDevice
 from vfiocore_sim.host import SimHost
@@ -126,6 +129,64 @@ def the_least() -> BackendUnderTest:
         devices=devices()[:2],
         has_objects=False,
         capabilities=Capability.BAR_BY_ADDRESS | Capability.DIRTY_TRACKING,
+    )
+
+
+class DiesOfFaults(SimBackend):
+    """Its devices are of no use after the IOMMU has stopped one."""
+
+    dead = False
+
+    def device_read(self, device: Device, iova: int, size: int) -> bytes:
+        with self._noticed():
+            return super().device_read(device, iova, size)
+
+    def device_write(self, device: Device, iova: int, data: bytes) -> None:
+        with self._noticed():
+            super().device_write(device, iova, data)
+
+    @contextmanager
+    def _noticed(self) -> Iterator[None]:
+        assert not self.dead, "the device is in error"
+        try:
+            yield
+        except DeviceFault:
+            self.dead = True
+            raise
+
+
+def that_dies_of_faults() -> BackendUnderTest:
+    honest = legacy()
+    return DiesOfFaults(
+        host=honest.host,
+        plugins=honest.plugins,
+        name=honest.name,
+        devices=honest.devices,
+        has_objects=False,
+        capabilities=honest.capabilities,
+        survives_faults=False,
+    )
+
+
+class WritesWhatItReads(SimBackend):
+    """Its devices reach what they may read and write, and nothing else."""
+
+    def device_read(self, device: Device, iova: int, size: int) -> bytes:
+        data = super().device_read(device, iova, size)
+        self.device_write(device, iova, data)
+        return data
+
+
+def that_writes_what_it_reads() -> BackendUnderTest:
+    honest = legacy()
+    return WritesWhatItReads(
+        host=honest.host,
+        plugins=honest.plugins,
+        name=honest.name,
+        devices=honest.devices,
+        has_objects=False,
+        capabilities=honest.capabilities,
+        reads_what_is_read_only=False,
     )
 
 

@@ -119,6 +119,14 @@ def test_a_backend_of_which_the_least_is_said_passes(tmp_path: Path, topic: str)
     assert outcome.passed
 
 
+@pytest.mark.parametrize("topic", ["MapAndUnmap", "OverlapAndLimits", "AttachAndDetach", "Sharing"])
+@pytest.mark.parametrize("make", [backends.that_dies_of_faults, backends.that_writes_what_it_reads])
+def test_what_devices_do_not_bear_is_not_tried(tmp_path: Path, topic: str, make: Any) -> None:
+    outcome = run(tmp_path, topic, make)
+    assert outcome.failed == {}
+    assert outcome.passed
+
+
 @pytest.mark.parametrize(
     ("make", "test", "reason"),
     [

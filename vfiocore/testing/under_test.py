@@ -69,6 +69,9 @@ class BackendUnderTest(ABC):
         memlock_limit: How much memory can be pinned, in bytes (choose it small), or None.
         checks_memory: True if memory that is not there is refused when it is mapped.
         protects: True if a device cannot write what it may only read.
+        reads_what_is_read_only: True if a device can read what it may not write.
+        survives_faults: True if a device works on after an IOMMU has stopped it. If not, the suite
+            lets none try what it may not do, and does not see what is wrongly reached.
         narrow: A device with fewer usable addresses than the first, which it can join; or None.
         faults: How to make things fail, or None.
     """
@@ -85,6 +88,8 @@ class BackendUnderTest(ABC):
     memlock_limit: int | None = None
     checks_memory: bool = True
     protects: bool = True
+    reads_what_is_read_only: bool = True
+    survives_faults: bool = True
     narrow: str | None = None
     faults: Faults | None = None
     _framework: Framework | None = field(default=None, init=False, repr=False)

@@ -14,6 +14,8 @@ from vfiocore.errors import (
     KernelError,
 )
 from vfiocore.host import FileStat
+from vfiocore_sim.device import SimDevice
+from vfiocore_sim.topology import Topology
 
 CARD = "0000:02:00.0"
 OTHER = "0000:05:00.0"
@@ -87,6 +89,19 @@ def test_a_kernel_without_cdevs_is_told_from_its_sysfs(make_rig: Any) -> None:
     with pytest.raises(HostUnsupportedError, match="CONFIG_VFIO_DEVICE_CDEV"):
         rig.open(CARD)
     assert rig.host.open_files() == []
+
+
+@pytest.mark.parametrize(
+    ("noiommu", "reason"), [(True, "no-IOMMU group"), (False, "CONFIG_VFIO_DEVICE_CDEV")]
+)
+def test_a_folder_in_sysfs_without_a_device_number_is_no_cdev(
+    make_rig: Any, noiommu: bool, reason: str
+) -> None:
+    folder = {"vfio-dev/vfio0/uevent": b""}
+    topology = Topology().pci(CARD, SimDevice, group=1, noiommu=noiommu, files=folder)
+    rig = make_rig(topology, without={"cdev"})
+    with pytest.raises(HostUnsupportedError, match=reason):
+        rig.open(CARD)
 
 
 # -- passed in -------------------------------------------------------------------------------------

@@ -111,7 +111,11 @@ def check_passed_fd(host: Host, target: DeviceTarget) -> None:
 def _device_number(host: Host, device: HostDevice) -> tuple[int, int]:
     if device.cdev is None:
         raise _no_cdev(host, device)
-    return sysfs.device_number(host, device)
+    try:
+        return sysfs.device_number(host, device)
+    except HostUnsupportedError as error:
+        # vfio_main.c:__vfio_register_dev: the folder in sysfs is there for every VFIO device.
+        raise _no_cdev(host, device) from error
 
 
 def _no_cdev(host: Host, device: HostDevice) -> HostUnsupportedError:

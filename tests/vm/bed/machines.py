@@ -76,7 +76,7 @@ PCI_DISKS = ("nvme", "beside", "vda", "vdb")
 PCI_FIXTURES = frozenset(
     {
         *("edu", "nvme", "twins", "testdev", "ivshmem", "e1000e", "mixed_slot"),
-        *("root_ports", "fault_reports"),
+        *("root_ports", "fault_reports", "virtio_disks"),
     }
 )
 
@@ -180,7 +180,7 @@ MACHINES: Mapping[str, Machine] = {
             name="s390x",
             architecture=S390X,
             about="channel-attached disk and network cards, zPCI cards",
-            fixtures=frozenset({"ccw", "ccw_nics", "zpci", "virtio_disks"}) | MDEVS,
+            fixtures=frozenset({"ccw", "ccw_nics", "no_adapters", "zpci", "virtio_disks"}) | MDEVS,
             devices=(
                 "-device",
                 "virtio-blk-ccw,drive=ccw,devno=fe.0.1234",

@@ -200,6 +200,12 @@ def ccw_nics(subchannels: tuple[Device, ...]) -> Iterator[tuple[Device, Device]]
 
 
 @pytest.fixture
+def no_adapters() -> None:
+    """A kernel that knows cryptographic adapters, on a machine without the instructions for them."""
+    assert not os.path.exists("/sys/bus/ap")
+
+
+@pytest.fixture
 def mtty() -> Device:
     """The kernel's sample serial card."""
     return mdev(MTTY)

@@ -9,12 +9,13 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
-from vfiocore.errors import DeviceAccessError
+from vfiocore.container import Capability
+from vfiocore.errors import AccessDeniedError, DeviceAccessError
 from vfiocore.log import VfioWarning
 from vfiocore.memory.mapping import Access
 from vfiocore.memory.region import Backing, Ram
@@ -23,6 +24,7 @@ from vfiocore.uapi import pci_regs as pci
 from vfiocore.uapi import vfio
 
 from . import edu as card_of
+from .binding import setting
 from .devices import Device
 from .kernel_log import kernel_log
 from .way import Way
@@ -151,6 +153,18 @@ def test_a_card_does_not_write_to_memory_that_it_may_only_read(edu: Device, way:
         assert target.read(0, 8) == b"readable"
 
 
+def test_memory_in_a_file_is_the_same_for_the_card_and_for_whoever_has_the_file(
+    edu: Device, way: Way
+) -> None:
+    with way.open(edu) as session, card_of.running(session["dev0"]) as vector:
+        memory = session.dma_alloc(2 * SIZE, below=card_of.REACH, shared=True)
+        assert memory.fd is not None
+        os.pwrite(memory.fd, b"from a file", memory.fd_offset)
+        card_of.load(session["dev0"], vector, memory.iova, 11)
+        card_of.store(session["dev0"], vector, memory.iova + SIZE, 11)
+        assert os.pread(memory.fd, 11, memory.fd_offset + SIZE) == b"from a file"
+
+
 def test_the_addresses_that_the_container_offers_have_holes_where_interrupts_go(
     edu: Device, way: Way
 ) -> None:
@@ -162,6 +176,32 @@ def test_the_addresses_that_the_container_offers_have_holes_where_interrupts_go(
         for first, last in holes:
             middle = (int(first, 16) + int(last, 16)) // 2
             assert not any(usable.covers(middle, 1) for usable in offered)
+
+
+# -- ways ------------------------------------------------------------------------------------------
+def test_each_way_leads_to_the_interface_that_it_is_named_for(edu: Device, way: Way) -> None:
+    with way.open(edu) as session:
+        container = session["dev0"].container
+        assert container.backend == way.backend
+        if way.backend == "legacy":
+            version = vfio.VFIO_TYPE1_IOMMU if way.name == "type1" else vfio.VFIO_TYPE1v2_IOMMU
+            assert (container.iommu, container.emulated) == (version, way.name == "compat")
+
+
+def test_each_way_can_do_what_it_is_known_for(edu: Device, way: Way) -> None:
+    known = {
+        "type1v2": Capability.BAR_BY_ADDRESS | Capability.DIRTY_TRACKING,
+        "type1": Capability.BAR_BY_ADDRESS,
+        "compat": Capability(0),
+        "iommufd": Capability.MAP_FILE,
+    }
+    with way.open(edu) as session:
+        container = session["dev0"].container
+        found = container.capabilities
+        if way.name == "iommufd":
+            found &= ~Capability.DIRTY_TRACKING  # as the IOMMU has it
+        assert found == known[way.name]
+        assert (container.max_mappings is None) == (way.name in ("compat", "iommufd"))
 
 
 # -- groups and containers -------------------------------------------------------------------------
@@ -209,6 +249,27 @@ def test_a_card_can_be_opened_again_and_again(edu: Device, way: Way) -> None:
     for _ in range(3):
         with way.open(edu) as session, session["dev0"].enable() as card:
             assert card.bars[0].read32(card_of.IDENTITY) == 0x010000ED
+
+
+@pytest.mark.usefixtures("unisolated_interrupts")
+def test_a_machine_that_does_not_isolate_interrupts_is_refused_unless_that_is_accepted(
+    edu: Device, way: Way
+) -> None:
+    with ExitStack() as stack:
+        for path in UNSAFE_INTERRUPTS:
+            stack.enter_context(setting(path, "N"))
+        with pytest.raises(AccessDeniedError) as caught:
+            way.open(edu)
+    assert caught.value.errno == errno.EPERM
+    assert "allow_unsafe_interrupts=1" in (caught.value.hint or "")
+    with way.open(edu):
+        pass
+
+
+UNSAFE_INTERRUPTS = [
+    f"/sys/module/{module}/parameters/allow_unsafe_interrupts"
+    for module in ("vfio_iommu_type1", "iommufd")
+]
 
 
 # -- peers -----------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ CONTROLLER = 1
 ENTRIES = 8
 COMMAND_SIZE, COMPLETION_SIZE = 64, 16
 BLOCK = 512
+SECONDS = 30
+"""How long a command may take."""
 PAGE = 1 << 12
 """The controller's memory page, which CC chose; the host's may be larger."""
 
@@ -54,7 +56,7 @@ class Queue:
         self.memory.write(self.submissions + self.tail * COMMAND_SIZE, command)
         self.tail = (self.tail + 1) % ENTRIES
         self.registers.write32(self._doorbell(0), self.tail)
-        interrupts: int = self.vector.wait(timeout=1)
+        interrupts: int = self.vector.wait(timeout=SECONDS)
         self._complete(opcode)
         return interrupts
 
@@ -78,11 +80,11 @@ def exercise(session: Session, controller: Any) -> Moved:
     with controller.enable(), session.dma_alloc(8 * PAGE) as memory:
         vectors = controller.msix.enable(2)
         try:
-            admin, io = _queues(registers, memory, vectors)
-            _start(registers, admin)
+            admin, io = queues(registers, memory, vectors)
+            start(registers, admin)
             interrupts = admin.run(IDENTIFY, prp1=memory.iova + 4 * PAGE, dwords=(CONTROLLER,))
             model = memory.read(4 * PAGE + 24, 40).decode("ascii").strip()
-            interrupts += _create(admin, io)
+            interrupts += create(admin, io)
             data = memory.iova + 5 * PAGE
             memory.write(5 * PAGE, block)
             interrupts += io.run(WRITE, prp1=data, nsid=1, dwords=(3, 0, 0))
@@ -94,7 +96,8 @@ def exercise(session: Session, controller: Any) -> Moved:
     return Moved(f"{model}: a block written and read, MSI-X", 2 * BLOCK, interrupts)
 
 
-def _queues(registers: Any, memory: Any, vectors: Any) -> list[Queue]:
+def queues(registers: Any, memory: Any, vectors: Any) -> list[Queue]:
+    """The admin queue and one for I/O, in the first four pages of the memory."""
     stride = 4 << (registers.read64(CAP) >> 32 & 0xF)
     return [
         Queue(n, memory, 2 * n * PAGE, (2 * n + 1) * PAGE, registers, stride, vectors[n])
@@ -102,19 +105,22 @@ def _queues(registers: Any, memory: Any, vectors: Any) -> list[Queue]:
     ]
 
 
-def _start(registers: Any, admin: Queue) -> None:
+def start(registers: Any, admin: Queue) -> None:
+    """Enable the controller with its admin queue."""
     base = admin.memory.iova
     registers.write32(AQA, (ENTRIES - 1) << 16 | (ENTRIES - 1))
     registers.write64(ASQ, base + admin.submissions)
     registers.write64(ACQ, base + admin.completions)
     registers.write32(CC, ENABLE)
-    deadline = time.monotonic() + 1
+    # CAP.TO, in halves of a second; a busy machine may need a little even where that is 0.
+    deadline = time.monotonic() + 1 + (registers.read64(CAP) >> 24 & 0xFF) / 2
     while not registers.read32(CSTS) & READY:
         if time.monotonic() > deadline:
             raise DemoFailed("the controller does not become ready")
 
 
-def _create(admin: Queue, io: Queue) -> int:
+def create(admin: Queue, io: Queue) -> int:
+    """Have the controller make the queue for I/O; how many interrupts that made."""
     base, size = io.memory.iova, (ENTRIES - 1) << 16 | io.number
     interrupts = admin.run(
         CREATE_CQ,

@@ -15,8 +15,10 @@ class AttachAndDetach(BackendTopic):
     def test_a_device_that_comes_late_finds_what_is_mapped(self, backend: BackendUnderTest) -> None:
         """Memory was there before the first device, and the second joined with it mapped."""
         needs(backend.maps, "declared: Capability.NO_IOMMU, so nothing can be mapped")
-        size = 16 * backend.host.page_size
-        words = f"-object memory-backend-memfd,id=ram0,size={size},addr={1 << 20}"
+        with backend.open(2) as session, MemoryMaker(backend.host) as memory:
+            bench = Workbench(backend, session, memory)
+            size, start = 16 * bench.page, bench.iova()
+        words = f"-object memory-backend-memfd,id=ram0,size={size},addr={start}"
         with backend.open(2, first=words) as session, MemoryMaker(backend.host) as memory:
             Workbench(backend, session, memory).reached(*session.space.mappings)
         nothing_left(backend.leftovers, "a session with memory of its own")

@@ -69,6 +69,13 @@ def test_sense_data_comes_as_long_as_the_report_word_says() -> None:
     assert Completion.from_irb(bytes(irb)).sense == b"\x80\x40"
 
 
+def test_sense_data_of_no_known_length_comes_whole() -> None:
+    irb = cio.IRB(scsw=cio.SCSW(ctrl=ENDED, dstat=CE | DE | UC))
+    irb.esw[1] = 0x0100_0000  # concurrent sense
+    irb.ecw[:1] = b"\x80"
+    assert Completion.from_irb(bytes(irb)).sense == b"\x80" + bytes(31)
+
+
 def test_without_concurrent_sense_there_is_no_sense_data() -> None:
     irb = cio.IRB(scsw=cio.SCSW(ctrl=ENDED, dstat=CE | DE | UC))
     irb.esw[1] = 0x0002_0000

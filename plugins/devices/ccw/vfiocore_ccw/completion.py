@@ -140,7 +140,9 @@ def _sense(block: cio.IRB) -> bytes:
     word = block.esw[ERW]
     if not word & ERW_CONCURRENT_SENSE:
         return b""
-    return bytes(block.ecw[: field_of(word, ERW_SENSE_COUNT)])
+    # QEMU's emulated devices give no count, and the device has forgotten what it told.
+    count = field_of(word, ERW_SENSE_COUNT) or len(block.ecw)
+    return bytes(block.ecw[:count])
 
 
 def _names(status: int, names: dict[int, str]) -> list[str]:

@@ -78,7 +78,7 @@ def build_orb(
         key: The storage key, 0 to 15.
         format1: The CCWs' format; False for format 0.
         prefetch: The channel may read CCWs and data before their turn. vfio-ccw always does.
-        intparm: Comes back in the subchannel's information block, 32 bits.
+        intparm: 32 bits; vfio-ccw puts a number of its own in its place.
         lpm: The paths that may be used.
         idaw64: Lists of indirect addresses have 8-byte words (format 2); 4-byte words if False.
 

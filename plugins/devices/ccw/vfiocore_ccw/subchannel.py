@@ -56,7 +56,8 @@ class Subchannel:
     Attributes:
         enabled: True if the subchannel accepts programs.
         device_number: The number of the device behind it, or None if that is not valid.
-        interruption_parameter: What the start of the last program gave.
+        interruption_parameter: That of the last start, as the host's kernel gave it: vfio-ccw does
+            not pass on the one of `vfiocore_ccw.request.build_orb`.
         isc: The interruption subclass, 0 to 7.
         concurrent_sense: True if sense data comes with a unit check.
         logical_paths: The paths that may be used (LPM).

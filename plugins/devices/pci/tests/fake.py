@@ -6,6 +6,7 @@ from collections.abc import Callable
 from attrs import define, field
 
 from vfiocore.access import DeviceAccess, DeviceInfo, IrqInfo, RegionInfo
+from vfiocore.capabilities import Capability
 from vfiocore.errors import DeviceAccessError, UnsupportedError
 from vfiocore.uapi import pci_regs as pci
 from vfiocore.uapi import vfio
@@ -38,6 +39,7 @@ class FakeFunction(DeviceAccess):
     flags: int = vfio.VFIO_DEVICE_FLAGS_PCI | vfio.VFIO_DEVICE_FLAGS_RESET
     num_regions: int = vfio.VFIO_PCI_NUM_REGIONS
     num_irqs: int = vfio.VFIO_PCI_NUM_IRQS
+    capabilities: tuple[Capability, ...] = ()
     config: ConfigBytes = field(factory=lambda: ConfigBytes(256))
     regions: dict[int, RegionInfo] = field(factory=dict)
     irqs: dict[int, IrqInfo] = field(factory=dict)
@@ -48,7 +50,7 @@ class FakeFunction(DeviceAccess):
     on_reset: Callable[[], None] = lambda: None
 
     def info(self) -> DeviceInfo:
-        return DeviceInfo(self.flags, self.num_regions, self.num_irqs)
+        return DeviceInfo(self.flags, self.num_regions, self.num_irqs, self.capabilities)
 
     def region_info(self, index: int) -> RegionInfo:
         if index == vfio.VFIO_PCI_CONFIG_REGION_INDEX:

@@ -57,6 +57,15 @@ def test_the_pages_of_the_table_are_cut_out_of_its_bar_only(
     assert device.region(0).areas == (Area(0, 4 * page),)
 
 
+def test_nothing_of_a_bar_that_only_instructions_reach_is_mapped(
+    function: FakeFunction, wrap: Wrap
+) -> None:
+    function.capabilities = (Capability(vfio.VFIO_DEVICE_INFO_CAP_ZPCI_BASE, 2, b""),)
+    device = wrap(with_table(function))
+    assert device.region(4).areas == ()
+    assert device.region(0).areas == ()
+
+
 def test_nothing_is_cut_where_the_kernel_allows_the_table_to_be_mapped(
     function: FakeFunction, wrap: Wrap
 ) -> None:

@@ -96,11 +96,16 @@ class PciDevice(Device):
     def mappable_areas(self, info: RegionInfo) -> tuple[Area, ...]:
         """What of a region may be mapped: not the pages of the MSI-X table, unless allowed.
 
-        Source: VFIO_REGION_INFO_CAP_MSIX_MAPPABLE (Linux 4.16).
+        Nothing of a BAR on s390: the kernel maps it, and touching it kills the process, since only
+        PCI instructions reach it.
+
+        Source: VFIO_REGION_INFO_CAP_MSIX_MAPPABLE (Linux 4.16), VFIO_DEVICE_INFO_CAP_ZPCI_BASE (5.11).
         """
         areas = mappable_areas(info)
         if info.index not in BARS or not areas:
             return areas
+        if any(cap.id == vfio.VFIO_DEVICE_INFO_CAP_ZPCI_BASE for cap in self.info.capabilities):
+            return ()
         table = self.msix_table
         if table is None or table.bar != info.index or _table_mappable(info):
             return areas
