@@ -174,8 +174,8 @@ def platform_noiommu() -> Iterator[Device]:
 def subchannels() -> Iterator[tuple[Device, ...]]:
     """The subchannels that tests use, bound until the last test is over.
 
-    Back with its own driver a subchannel becomes a disk or a network card in the background, and
-    the kernel does not bear it to be taken away while it does.
+    Back with its own driver a subchannel becomes a disk or a network card in the background. With
+    one taken and given back for each test the kernel crashed.
     """
     numbers = ("0.0.1234", "0.0.1235", "0.0.1236")
     with given_to("vfio_ccw", *map(ccw_subchannel, numbers)) as bound:
