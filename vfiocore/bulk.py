@@ -6,6 +6,7 @@ are filled by columns, many at a time; packing each costs a quarter of a trivial
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,12 +18,14 @@ from vfiocore.memory.batch import DmaBatch
 
 if TYPE_CHECKING:
     from vfiocore.host import Host
-    from vfiocore.memory.mapping import DmaMapping
+    from vfiocore.memory.mapping import Access, DmaMapping
 
 ROWS = 256
 """How many structs are filled at a time."""
 
 Column: TypeAlias = "array[int]"
+
+_pack_head = struct.Struct("=2I").pack
 
 
 @define(eq=False)
@@ -95,6 +98,19 @@ class BulkIoctl:
             for word, column in enumerate(words):
                 self._memory[word : count * width : width] = column[start : start + count]
             yield self._rows if count == ROWS else self._rows[:count]
+
+
+def heads(batch: DmaBatch, size: int, flags: Callable[[Access], int]) -> Column:
+    """The first 8 bytes of each struct, as VFIO and iommufd have them: its size, and flags.
+
+    Args:
+        batch: What the structs are for.
+        size: Of the struct, in bytes.
+        flags: The flags of what a device may do.
+    """
+    if batch.access is not None:
+        return array("Q", _pack_head(size, flags(batch.access))) * len(batch)
+    return array("Q", b"".join(_pack_head(size, flags(mapping.access)) for mapping in batch))
 
 
 def _place(rows: Sequence[memoryview], row: memoryview | None) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from attrs import define, field
 
-from vfiocore.bulk import BulkIoctl
+from vfiocore.bulk import BulkIoctl, heads
 from vfiocore.container import for_each
 from vfiocore.errors import DmaError, DmaOverlapError
 from vfiocore.memory import DmaBatch
@@ -138,12 +138,9 @@ class IoasMapper:
             self._bulk = BulkIoctl(self.container.host, self._fd, uapi.IOMMU_IOAS_MAP, _MAP_SIZE)
         columns = batch.columns
         assert columns is not None
-        heads, ids = array("Q"), array("Q", _pack_pair(self._ioas_id, 0)) * len(batch)
-        for mapping in batch if batch.access is None else batch[:1]:
-            heads.frombytes(_pack_pair(_MAP_SIZE, _flags(mapping)))
-        if batch.access is not None:
-            heads *= len(batch)
-        words = (heads, ids, columns.vaddrs, columns.sizes, columns.iovas)
+        head = heads(batch, _MAP_SIZE, _FLAGS.__getitem__)
+        ids = array("Q", _pack_pair(self._ioas_id, 0)) * len(batch)
+        words = (head, ids, columns.vaddrs, columns.sizes, columns.iovas)
         self._bulk.issue(batch, words, self._refused, self.unmap_one)
 
     def _refused(self, error: OSError, mapping: DmaMapping) -> NoReturn:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from vfiocore.bulk import BulkIoctl
+from vfiocore.bulk import BulkIoctl, heads
 from vfiocore.container import ADDRESS_LIMIT, for_each, take_back_items
 from vfiocore.errors import (
     DmaAddressError,
@@ -54,7 +53,6 @@ _MAP_DMA = vfio.VFIO_IOMMU_MAP_DMA
 _MAP_SIZE = ctypes.sizeof(vfio.vfio_iommu_type1_dma_map)
 _UNMAP_SIZE = ctypes.sizeof(vfio.vfio_iommu_type1_dma_unmap)
 _UNMAPPED = vfio.vfio_iommu_type1_dma_unmap.size.offset
-_pack_header = struct.Struct("=2I").pack
 _pack_map = struct.Struct("=2I3Q").pack_into
 _pack_unmap = struct.Struct("=2I2Q").pack_into
 _unpack_size = struct.Struct("=Q").unpack_from
@@ -138,7 +136,8 @@ class Type1Dma:
         if self._bulk is None:
             host = self.container.host
             self._bulk = BulkIoctl(host, self.fd, vfio.VFIO_IOMMU_MAP_DMA, _MAP_SIZE)
-        words = (_headers(batch), columns.vaddrs, columns.iovas, columns.sizes)
+        head = heads(batch, _MAP_SIZE, lambda access: access.value)
+        words = (head, columns.vaddrs, columns.iovas, columns.sizes)
         self._bulk.issue(batch, words, self._map_refused, self.unmap)
 
     def _map_refused(self, error: OSError, mapping: DmaMapping) -> None:
@@ -278,13 +277,6 @@ class NoIommuDma:
 
     def unmap_batch(self, batch: Batch) -> None:
         """Nothing is ever mapped."""
-
-
-def _headers(batch: DmaBatch) -> array[int]:
-    """The first 8 bytes of each struct: its size and the flags."""
-    if batch.access is not None:
-        return array("Q", _pack_header(_MAP_SIZE, batch.access.value)) * len(batch)
-    return array("Q", b"".join(_pack_header(_MAP_SIZE, m.access.value) for m in batch))
 
 
 def memlock_hint(container: Container) -> str:
