@@ -339,6 +339,12 @@ def test_a_range_with_several_mappings_goes_mapping_by_mapping(
     assert ioctls(host) == [UNMAP, UNMAP]
 
 
+def test_unmapping_no_range_asks_nobody(host: Any, container: Any) -> None:
+    host.forget_calls()
+    container.dma_unmap([])
+    assert ioctls(host) == []
+
+
 def test_everything_goes_with_one_call(rig: Any, host: Any, container: Any) -> None:
     container.dma_map([rig.mapping(0x10000 * n) for n in range(1, 9)])
     host.forget_calls()

@@ -89,7 +89,7 @@ class IoasMapper:
         """Unmap a batch, all or none; with one ioctl if it is all there is."""
         if len(batch) == 1:
             self.unmap_one(batch[0])
-        elif len(batch) == len(self.container.mappings):
+        elif 1 < len(batch) == len(self.container.mappings):
             self._unmap_everything(batch)
         else:
             for_each(batch, self.unmap_one, self.map_one)

@@ -272,6 +272,11 @@ def test_everything_is_unmapped_with_one_call(
     assert host.pinned_bytes == 0
 
 
+def test_unmapping_no_range_asks_nobody(container: LegacyContainer, host: SimHost) -> None:
+    container.dma_unmap([])
+    assert host.call_names() == []
+
+
 def test_a_kernel_without_unmap_all_takes_one_call_a_mapping(page_at: PageAt) -> None:
     host = AnsweringHost(vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_UNMAP_ALL, 0)
     container = Wiring(host).open(CARD).container

@@ -171,7 +171,7 @@ class Type1Dma:
 
     def _is_everything(self, batch: Batch) -> bool:
         mappings = self.container.mappings
-        if not self.can_unmap_all or len(batch) != len(mappings):
+        if not self.can_unmap_all or not 1 < len(batch) == len(mappings):
             return False
         # A batch that names one mapping twice is not everything, however long it is.
         return len({mapping.iova for mapping in batch}) == len(mappings)
