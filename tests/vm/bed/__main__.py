@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -17,6 +18,7 @@ from .folders import REPOSITORY, RESULTS
 from .guest import Ending, Limits, Report
 from .machines import MACHINES, Machine
 from .proof import PAGE, page
+from .runs import Runs
 
 GUEST_TESTS = "tests/vm/guest"
 CONSOLE_LINES = 40
@@ -48,6 +50,14 @@ def parser() -> argparse.ArgumentParser:
     test.add_argument("--results", type=Path, default=RESULTS, help="folder for reports")
     test.add_argument("--boot-seconds", type=float, default=Limits.boot)
     test.add_argument("--guest-seconds", type=float, default=Limits.whole)
+    test.add_argument(
+        "--at-once",
+        type=int,
+        choices=range(1, 65),
+        metavar="N",
+        default=os.cpu_count() or 1,
+        help="how many guests may run at a time, 1 to 64; as many as there are CPUs if left out",
+    )
     test.add_argument("--test-seconds", type=float, default=60, help="for each test")
     test.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     test.set_defaults(run=run_tests)
@@ -89,12 +99,11 @@ def run_tests(options: argparse.Namespace) -> int:
     """Run pytest in a guest of each machine that is chosen; every one, even after a failure."""
     limits = Limits(options.boot_seconds, options.guest_seconds)
     job = pytest_job(options.pytest, options.test_seconds)
+    beds = [prepare(machine, say, options.accel) for machine in chosen(options)]
+    runs = Runs(options.results.resolve(), limits, options.at_once, show, say)
     verdicts = []
-    for machine in chosen(options):
-        bed = prepare(machine, say, options.accel)
-        say(f"{machine.name}: {machine.about}; {bed.kernel}, {bed.accelerator}")
-        report = bed.run(job, (options.results / machine.name).resolve(), limits, show)
-        verdicts.append(judge(machine, report))
+    for bed, report in runs.run(beds, job):
+        verdicts.append(judge(bed.machine, report))
         explain(verdicts[-1], report)
     summarize(verdicts)
     if all(verdict.ran_nothing for verdict in verdicts):

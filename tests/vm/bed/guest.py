@@ -6,6 +6,7 @@ import enum
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,10 +26,12 @@ class Limits:
     Attributes:
         boot: From power on until its init is ready.
         whole: From power on until it is off.
+        stop: When it is set the guest is ended.
     """
 
     boot: float = 120
     whole: float = 1200
+    stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
 class Ending(enum.Enum):
@@ -38,6 +41,7 @@ class Ending(enum.Enum):
     DIED = "died"
     NEVER_UP = "did not come up"
     TOO_LONG = "took too long"
+    STOPPED = "was stopped"
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ def _watch(
         up = (folder / "kernel").exists()
         if off:
             return Ending.DIED if up else Ending.NEVER_UP
+        if limits.stop.is_set():
+            return Ending.STOPPED
         elapsed = time.monotonic() - begin
         if not up and elapsed > limits.boot:
             return Ending.NEVER_UP

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -103,6 +104,14 @@ def test_a_guest_that_takes_too_long_is_ended_with_all_it_started(guest: Path) -
     assert (report.ending, report.exit_code) == (Ending.TOO_LONG, None)
     assert_ended(pid_in(guest / "self"))
     assert_ended(pid_in(guest / "child"))
+
+
+def test_a_guest_can_be_stopped_from_another_thread(guest: Path) -> None:
+    limits = Limits()
+    threading.Timer(0.5, limits.stop.set).start()
+    report, _ = run_script(guest, f"{COMES_UP} echo $$ > self; exec sleep 100", limits)
+    assert (report.ending, report.exit_code) == (Ending.STOPPED, None)
+    assert_ended(pid_in(guest / "self"))
 
 
 def test_an_emulator_that_stays_on_after_the_result_is_ended(

@@ -27,8 +27,8 @@ LIMITS = Limits(boot=120, whole=180)
 
 USE_ALL_MEMORY = """\
 echo 2 >/proc/sys/vm/panic_on_oom
-mount -o remount,size=200% /tmp
-dd if=/dev/zero of=/tmp/all bs=1M
+echo 1000000000 >/proc/sys/vm/min_free_kbytes
+cat /proc/meminfo
 """
 
 
