@@ -1,12 +1,13 @@
 """Address spaces, IOVA ranges and memory for DMA."""
 
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
+from vfiocore.memory.backing import Backing
 from vfiocore.memory.batch import Columns, DmaBatch
 from vfiocore.memory.buffer import DmaBuffer, address_of
 from vfiocore.memory.flatview import FlatRange, FlatView, difference, flatten
 from vfiocore.memory.mapping import Access, DmaMapping
 from vfiocore.memory.ranges import FULL_RANGE, IovaRange, intersect, normalise, subtract
-from vfiocore.memory.region import Alias, Backing, Io, MemoryRegion, Ram, Region
+from vfiocore.memory.region import Alias, Io, MemoryRegion, Ram, Region
 from vfiocore.memory.space import AddressSpace, MemoryListener
 from vfiocore.memory.table import MappingCut, MappingTable, NothingMapped
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from vfiocore.config.schema import Property, TypeSchema
 from vfiocore.config.types import BOOL, SIZE
 from vfiocore.errors import Problem, kernel_error
+from vfiocore.memory.backing import Backing
 from vfiocore.memory.ranges import IOVA_LIMIT
-from vfiocore.memory.region import Backing, Ram
+from vfiocore.memory.region import Ram
 
 if TYPE_CHECKING:
     from vfiocore.config.model import Object

@@ -17,8 +17,9 @@ import pytest
 from vfiocore.container import Capability
 from vfiocore.errors import AccessDeniedError, DeviceAccessError
 from vfiocore.log import VfioWarning
+from vfiocore.memory.backing import Backing
 from vfiocore.memory.mapping import Access
-from vfiocore.memory.region import Backing, Ram
+from vfiocore.memory.region import Ram
 from vfiocore.session import Session
 from vfiocore.uapi import pci_regs as pci
 from vfiocore.uapi import vfio

@@ -12,7 +12,8 @@ from vfiocore.container import Capability
 from vfiocore.errors import HostUnsupportedError, UnsupportedError
 from vfiocore.framework import Framework
 from vfiocore.log import VfioWarning
-from vfiocore.memory.region import Backing, Ram
+from vfiocore.memory.backing import Backing
+from vfiocore.memory.region import Ram
 from vfiocore.session import Session
 
 from . import edu as card_of
