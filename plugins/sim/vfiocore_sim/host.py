@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from attrs import evolve
 
 from vfiocore.host import EVENTFD_DEFAULT, FileStat, LinuxHost
 from vfiocore_sim.device import DeviceMapping
@@ -14,7 +16,7 @@ from vfiocore_sim.kernel.machine import KernelOptions, Machine
 from vfiocore_sim.kernel.memory import addresses
 from vfiocore_sim.kernel.record import Call, Recorder
 from vfiocore_sim.kernel.sysfs import Sysfs
-from vfiocore_sim.kernel.translation import Fault
+from vfiocore_sim.kernel.translation import Fault, Translated
 from vfiocore_sim.kernel.tree import DeviceNode, Tree
 from vfiocore_sim.refusal import refused
 from vfiocore_sim.topology import Topology
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from vfiocore.host.protocol import IoctlArgument
     from vfiocore_sim.device import SimDevice
     from vfiocore_sim.kernel.files import OpenFile
+    from vfiocore_sim.kernel.node import Node
 
-__all__ = ["Call", "Fault", "SimHost"]
+__all__ = ["Call", "Fault", "SimHost", "Translated"]
 
 T = TypeVar("T")
 _SIMULATED = ("/sys", "/dev/vfio", "/dev/iommu", "/dev/kvm", "/dev/char")
@@ -134,10 +137,18 @@ class SimHost:
 
     def device(self, name: str) -> SimDevice:
         """The program of a device, by its name; KeyError."""
-        for (_bus, known), node in self._machine.devices.items():
-            if known == name and node.program is not None:
-                return node.program
-        raise KeyError(name)
+        program = self._node(name).program
+        assert program is not None
+        return program
+
+    def page_table(self, name: str) -> tuple[Translated, ...]:
+        """What a device reaches by DMA, by rising IOVA; neighbours of one kind are one.
+
+        Empty for a device that is attached to nothing; KeyError if there is none of that name.
+        """
+        with self._lock:
+            translation = self._node(name).translation()
+            return tuple(_joined(translation.entries())) if translation else ()
 
     # -- files -------------------------------------------------------------------------------
     def open(self, path: str, flags: int = os.O_RDWR) -> int:
@@ -356,6 +367,12 @@ class SimHost:
             self._call(f"write {path}", path, lambda: self._tree().write(path, data))
 
     # -- inside ------------------------------------------------------------------------------
+    def _node(self, name: str) -> Node:
+        for (_bus, known), node in self._machine.devices.items():
+            if known == name and node.program is not None:
+                return node
+        raise KeyError(name)
+
     def _tree(self) -> Tree:
         return self._sysfs.tree()
 
@@ -383,6 +400,24 @@ class SimHost:
                 number = result if isinstance(result, int) else None
                 self._recorder.calls.append(Call(operation, target, number, code))
         return result
+
+
+def _joined(entries: Iterable[Translated]) -> Iterator[Translated]:
+    before: Translated | None = None
+    for entry in entries:
+        if before is not None and _continues(before, entry):
+            before = evolve(before, size=before.size + entry.size)
+            continue
+        if before is not None:
+            yield before
+        before = entry
+    if before is not None:
+        yield before
+
+
+def _continues(before: Translated, entry: Translated) -> bool:
+    access = (before.readable, before.writable)
+    return before.iova + before.size == entry.iova and access == (entry.readable, entry.writable)
 
 
 def _is_simulated(path: str) -> bool:

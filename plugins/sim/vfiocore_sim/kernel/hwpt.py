@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 from vfiocore_sim.kernel.intervals import Span
 from vfiocore_sim.kernel.ioas import Area, Ioas
 from vfiocore_sim.kernel.memory import Chunk
-from vfiocore_sim.kernel.translation import Translation
+from vfiocore_sim.kernel.translation import Translated, Translation
 from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class Hwpt:
         self.tracking = False
         #: Numbers of the pages that were written while tracking.
         self.dirty: set[int] = set()
+
+    def entries(self) -> Iterable[Translated]:
+        """Those of the IOAS."""
+        return self.ioas.entries()
 
     def translate(self, iova: int, size: int, *, write: bool) -> list[Chunk]:
         """Walk the page table."""
@@ -244,6 +249,10 @@ class Access:
     def notify(self, iova: int, length: int) -> None:
         """``iommufd_access_ops.unmap``."""
         self.node.vfio_program().dma_unmapped(iova, length)
+
+    def entries(self) -> Iterable[Translated]:
+        """Those of the IOAS."""
+        return self._attached().entries()
 
     def translate(self, iova: int, size: int, *, write: bool) -> list[Chunk]:
         """``device.c:iommufd_access_rw``."""

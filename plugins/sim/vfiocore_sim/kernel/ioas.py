@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import define
 
 from vfiocore_sim.kernel.intervals import EVERYTHING, U64_MAX, IntervalMap, Span, without
 from vfiocore_sim.kernel.memory import Chunk
-from vfiocore_sim.kernel.translation import Untranslatable
+from vfiocore_sim.kernel.translation import Translated, Untranslatable
 from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
@@ -306,6 +306,11 @@ class Ioas:
             self.areas.insert(part)
 
     # -- DMA ---------------------------------------------------------------------------------
+    def entries(self) -> Iterator[Translated]:
+        """The areas."""
+        for area in self.areas:
+            yield Translated(area.iova, area.length, area.read, area.write)
+
     def translate(self, iova: int, size: int, *, write: bool) -> list[Chunk]:
         """What a page table filled from these areas lets through."""
         chunks = []

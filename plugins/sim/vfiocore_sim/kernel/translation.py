@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from attrs import frozen
 
 from vfiocore_sim.device import DmaFault
+from vfiocore_sim.kernel.intervals import U64_MAX
 from vfiocore_sim.kernel.memory import Chunk, ProcessMemory
 from vfiocore_sim.refusal import refused
 
@@ -33,8 +35,28 @@ class Untranslatable(Exception):  # noqa: N818 - an answer of the page table
     """An access that the page table does not let through; the text says why."""
 
 
+@frozen
+class Translated:
+    """A stretch of IOVAs that a device reaches.
+
+    Attributes:
+        iova: Where it begins.
+        size: In bytes.
+        readable: The device may read there.
+        writable: The device may write there.
+    """
+
+    iova: int
+    size: int
+    readable: bool = True
+    writable: bool = True
+
+
 class Translation(Protocol):
     """A page table as a device's accesses meet it."""
+
+    def entries(self) -> Iterable[Translated]:
+        """What it lets through, by rising IOVA."""
 
     def translate(self, iova: int, size: int, *, write: bool) -> list[Chunk]:
         """The bytes behind `iova`; Untranslatable when a page is missing or forbids it."""
@@ -58,6 +80,10 @@ class PhysicalMemory:
 
     def __init__(self, memory: ProcessMemory) -> None:
         self._memory = memory
+
+    def entries(self) -> Iterable[Translated]:
+        """All there is."""
+        return (Translated(0, U64_MAX + 1),)
 
     def translate(self, iova: int, size: int, *, write: bool) -> list[Chunk]:
         """Straight through."""

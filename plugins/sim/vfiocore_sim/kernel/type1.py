@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 from collections import Counter
+from collections.abc import Iterator
 from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ from vfiocore_sim.kernel import dirty
 from vfiocore_sim.kernel.accounting import Charge
 from vfiocore_sim.kernel.intervals import EVERYTHING, U64_MAX, IntervalMap, Span, without
 from vfiocore_sim.kernel.memory import Chunk
-from vfiocore_sim.kernel.translation import Untranslatable
+from vfiocore_sim.kernel.translation import Translated, Untranslatable
 from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
@@ -432,6 +433,11 @@ class Type1:
         self.available += 1
 
     # -- DMA ---------------------------------------------------------------------------------
+    def entries(self) -> Iterator[Translated]:
+        """The mappings."""
+        for mapping in self.maps:
+            yield Translated(mapping.iova, mapping.size, mapping.read, mapping.write)
+
     def translate(self, iova: int, size: int, *, write: bool) -> list[Chunk]:
         """Walk the page table; for an emulated device ``vfio_iommu_type1_dma_rw``."""
         chunks = []
