@@ -57,7 +57,12 @@ class Boot:
 
 def command(machine: Machine, boot: Boot) -> list[str]:
     """QEMU and its arguments."""
-    words = (f"console={machine.architecture.console}", *KERNEL_WORDS, *machine.kernel_words)
+    words = (
+        f"console={machine.architecture.console}",
+        *KERNEL_WORDS,
+        *machine.architecture.kernel_words,
+        *machine.kernel_words,
+    )
     return [
         machine.architecture.emulator,
         *machine.architecture.board,
