@@ -15,6 +15,7 @@ import vfiocore_platform.plugin
 from vfiocore import Framework, Session
 from vfiocore.testing import DeviceUnderTest, Register
 from vfiocore.testing.sim import (
+    ACKNOWLEDGE,
     CARDS,
     DOORBELL,
     IDENTIFICATION,
@@ -61,6 +62,9 @@ def under_test(
 
 
 # -- pci -------------------------------------------------------------------------------------------
+INTERRUPTS = (vfio.VFIO_PCI_INTX_IRQ_INDEX, vfio.VFIO_PCI_MSI_IRQ_INDEX)
+
+
 def pci(backend: str, plugins: Sequence[object] = PLUGINS) -> DeviceUnderTest:
     def ready(session: Session) -> None:
         session["device"].memory_decode = True
@@ -68,6 +72,9 @@ def pci(backend: str, plugins: Sequence[object] = PLUGINS) -> DeviceUnderTest:
 
     def ring(session: Session) -> None:
         session["device"].bars[0].write32(DOORBELL, 0)
+
+    def acknowledge(session: Session) -> None:
+        session["device"].bars[0].write32(ACKNOWLEDGE, 0)
 
     return under_test(
         SimHost(machine(PAGE)),
@@ -79,9 +86,12 @@ def pci(backend: str, plugins: Sequence[object] = PLUGINS) -> DeviceUnderTest:
             Register(region=0, offset=0, initial=IDENTIFICATION),
             Register(region=0, offset=SCRATCH, initial=0, keeps=0x0102_0304),
             Register(region=0, offset=WIDE_SCRATCH, width=8, initial=0, keeps=0x0102_0304_0506),
+            Register(region=RAM_BAR, offset=0x20, keeps=0x0102_0304),
         ),
         mappable=frozenset({RAM_BAR}),
-        interrupts={vfio.VFIO_PCI_MSI_IRQ_INDEX: ring},
+        memory=frozenset({RAM_BAR}),
+        interrupts=dict.fromkeys(INTERRUPTS, ring),
+        acknowledge=dict.fromkeys(INTERRUPTS, acknowledge),
     )
 
 
@@ -94,10 +104,10 @@ class WithoutReset(TimerDevice):
 
 def platform(backend: str, program: type[TimerDevice] = TimerDevice) -> DeviceUnderTest:
     def expire(session: Session) -> None:
-        registers = session["device"].regions[0]
-        # The line stays asserted until it is acknowledged.
-        registers.write32(timer.REG_ACK, timer.STATUS_EXPIRED)
-        registers.write32(timer.REG_CONTROL, timer.CONTROL_START)
+        session["device"].regions[0].write32(timer.REG_CONTROL, timer.CONTROL_START)
+
+    def acknowledge(session: Session) -> None:
+        session["device"].regions[0].write32(timer.REG_ACK, timer.STATUS_EXPIRED)
 
     return under_test(
         SimHost(Topology().platform(TIMER, program, group=1)),
@@ -108,6 +118,7 @@ def platform(backend: str, program: type[TimerDevice] = TimerDevice) -> DeviceUn
             Register(region=0, offset=timer.REG_RECORD_LOW, initial=0, keeps=0x0102_0304),
         ),
         interrupts={timer.IRQ_EXPIRED: expire, timer.IRQ_TICK: expire},
+        acknowledge={timer.IRQ_EXPIRED: acknowledge, timer.IRQ_TICK: acknowledge},
         resettable=program.has_reset,
     )
 

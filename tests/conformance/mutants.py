@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import threading
 from collections.abc import Callable, Iterable
 from types import ModuleType
@@ -14,13 +15,16 @@ import vfiocore_iommufd.plugin
 import vfiocore_legacy.plugin
 import vfiocore_pci.plugin
 from vfiocore import hookimpl
-from vfiocore.access import DeviceAccess
+from vfiocore.access import DeviceAccess, IrqInfo
 from vfiocore.container import Attachment, Batch, Capability, Container, for_each
 from vfiocore.errors import DmaAddressError, DmaError, KernelError
+from vfiocore.irq import Irq
 from vfiocore.memory import Access
+from vfiocore.region import Region
 from vfiocore.registration import Backend, ContextRequest, DeviceSetup, DeviceType
 from vfiocore.testing import BackendUnderTest
 from vfiocore_pci.device import PciDevice
+from vfiocore_pci.irq import PciIrq
 
 from . import backends
 
@@ -572,6 +576,46 @@ class TurnsInterruptsOffInAReset(PciDevice):
         super().reset()
 
 
+class Copied(Region):
+    def map(self) -> None:
+        super().map()
+        for mapping in self._mappings:
+            copy = mmap.mmap(-1, mapping.area.size)
+            copy[:] = mapping.view
+            mapping.view.release()
+            mapping.memory.close()
+            mapping.memory, mapping.view = copy, memoryview(copy)
+
+
+class MapsACopy(PciDevice):
+    def region(self, index: int) -> Region:
+        if index not in self._regions:
+            found = super().region(index)
+            self._regions[index] = Copied(
+                found.access, found.info, found.name, found.byteorder, found.areas
+            )
+        return self._regions[index]
+
+
+class IsMappedInTheWrongByteOrder(PciDevice):
+    def region(self, index: int) -> Any:
+        region = super().region(index)
+        for registers in region._registers.values():
+            registers.kind = registers.kind.__ctype_be__
+        return region
+
+
+class Repeats(PciIrq):
+    def unmask(self, vector: int = 0) -> None:
+        super().unmask(vector)
+        self.trigger(vector)
+
+
+class RepeatsWhatWasAcknowledged(PciDevice):
+    def make_irq(self, info: IrqInfo, name: str) -> Irq:
+        return Repeats(self.access, info, name, lambda: self.active_irq)
+
+
 @frozen
 class Frontend:
     """The plugin of a frontend that is wrong in one thing."""
@@ -601,4 +645,7 @@ CAUGHT_FRONTENDS: tuple[tuple[type[PciDevice], str], ...] = (
     (IsInTheWrongByteOrder, "Regions.test_registers_have_the_values_of_power_on"),
     (MakesRegionsAnew, "Regions.test_an_index_gives_the_same_region_each_time"),
     (TurnsInterruptsOffInAReset, "Reset.test_interrupts_stay_wired"),
+    (MapsACopy, "Regions.test_a_mapped_region_has_the_same_contents"),
+    (IsMappedInTheWrongByteOrder, "Regions.test_a_register_is_the_same_through_a_mapping"),
+    (RepeatsWhatWasAcknowledged, "Irqs.test_a_line_signals_until_the_device_is_told"),
 )

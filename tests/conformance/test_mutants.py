@@ -191,6 +191,14 @@ def test_a_bad_frontend_is_caught_where_it_is_bad(tmp_path: Path, kind: Any, tes
     assert name in outcome.failed
 
 
+def test_a_line_of_which_nobody_said_how_to_acknowledge_it_is_told(tmp_path: Path) -> None:
+    card = frontends.pci("legacy")
+    card.acknowledge = {}
+    name = "test_an_interrupt_arrives"
+    outcome = run(tmp_path, "Irqs", lambda: card, name)
+    assert "has to be in DeviceUnderTest.acknowledge" in outcome.failed[name]
+
+
 # -- the kit itself --------------------------------------------------------------------------------
 def test_assertions_of_the_suite_are_explained(pytester: pytest.Pytester) -> None:
     """In a process of its own, where nothing has imported the suite before pytest rewrites it."""

@@ -24,9 +24,9 @@ IOMMU with fewer usable addresses."""
 RAM_BAR = 2
 """The BAR of a card that is plain memory, of one page."""
 
-SCRATCH, WIDE_SCRATCH, DOORBELL = 0x04, 0x08, 0x10
-"""Registers in BAR 0: 4 and 8 bytes that keep what is written, and 4 bytes whose write signals the
-vector of that number."""
+SCRATCH, WIDE_SCRATCH, DOORBELL, ACKNOWLEDGE = 0x04, 0x08, 0x10, 0x14
+"""Registers in BAR 0: 4 and 8 bytes that keep what is written; 4 bytes whose write signals the
+vector of that number, or asserts INTx; and 4 bytes whose write takes INTx back."""
 
 IDENTIFICATION = 0x0C0FFEE0
 """What the register at 0 has."""
@@ -36,7 +36,7 @@ HOLE = ReservedRegion(0x4000_0000, 0x4FFF_FFFF)
 
 
 class ConformanceCard(PciDevice):
-    """A card with two registers to write to, a doorbell, a BAR of memory, and four MSI vectors."""
+    """A card with registers to write to, a BAR of memory, INTx, and four MSI vectors."""
 
     vendor_id: int = 0x1234
     device_id: int = 0xC0FF
@@ -60,9 +60,11 @@ class ConformanceCard(PciDevice):
         return IDENTIFICATION if offset == 0 else self._kept.get(offset, 0)
 
     def write(self, bar: int, offset: int, value: int, size: int) -> None:
-        """Store, or ring."""
+        """Store, ring, or be quiet."""
         if offset == DOORBELL:
             self.raise_irq(value)
+        elif offset == ACKNOWLEDGE:
+            self.lower_irq()
         elif offset in self._kept:
             self._kept[offset] = value
 

@@ -189,8 +189,13 @@ class DeviceUnderTest:
         registers: Some of its registers.
         mappable: The indexes of regions that can be mapped, wholly or in part; any other region
             must refuse it.
+        memory: Those of `mappable` that are plain memory: the first 8 bytes of what can be mapped
+            keep what is written.
         interrupts: How to make the device signal its first vector: by index, a function that takes
-            the session.
+            the session. It is also called while the index is disabled.
+        acknowledge: How a driver tells the device that it has seen the interrupt: by index, a
+            function that takes the session. An index that needs none is left out; one whose line
+            stays asserted until then, and signals again when it is unmasked, must be here.
         resettable: True if it can be reset; if not, `Device.reset` must be refused.
     """
 
@@ -199,5 +204,7 @@ class DeviceUnderTest:
     id: str = "device"
     registers: Sequence[Register] = ()
     mappable: frozenset[int] = frozenset()
+    memory: frozenset[int] = frozenset()
     interrupts: Mapping[int, Callable[[Any], object]] = field(factory=dict)
+    acknowledge: Mapping[int, Callable[[Any], object]] = field(factory=dict)
     resettable: bool = True

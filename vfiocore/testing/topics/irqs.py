@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import Any
-
-import pytest
-from attrs import frozen
 
 from vfiocore.device import Device
 from vfiocore.errors import ClosedError, DeviceAccessError, InterruptTimeout, KernelError
 from vfiocore.host import POLLIN
-from vfiocore.irq import Irq
 from vfiocore.session import Session
 from vfiocore.testing.checks import needs, refused
-from vfiocore.testing.topics.device_base import DeviceTopic
-from vfiocore.testing.under_test import DeviceUnderTest
+from vfiocore.testing.topics.device_base import DeviceTopic, Line
 
 SOON = 5.0
 """Seconds within which an interrupt has to come."""
@@ -26,25 +19,8 @@ A_MOMENT = 0.02
 """Seconds in which none must come."""
 
 
-@frozen
-class Line:
-    """An index, and how to make the device signal its first vector."""
-
-    irq: Irq
-    fire: Callable[[], object]
-
-
 class Irqs(DeviceTopic):
     """Interrupts come when the device signals, as often as it does, and stop when told to."""
-
-    @pytest.fixture
-    def lines(self, live: Device, session: Session, device: DeviceUnderTest) -> list[Line]:
-        """Every declared index, and how to make it fire."""
-        needs(device.interrupts, "DeviceUnderTest.interrupts is empty")
-        return [
-            Line(live.irq(index), _bound(fire, session))
-            for index, fire in device.interrupts.items()
-        ]
 
     def test_an_index_gives_the_same_irq_each_time(self, live: Device, lines: list[Line]) -> None:
         """`Device.irq` keeps them: enabled vectors are a state of the index."""
@@ -74,7 +50,13 @@ class Irqs(DeviceTopic):
                 line.fire()
                 assert vector.wait(timeout=SOON) >= 1
                 assert vector.take() == 0
-                _let_through(line.irq)
+                line.acknowledge()
+                if line.irq.automasked:
+                    line.irq.unmask()
+                assert vector.take() == 0, (
+                    f"{line.irq.name} signals again when it is unmasked; a line that stays asserted"
+                    " has to be in DeviceUnderTest.acknowledge"
+                )
             line.irq.disable()
 
     def test_an_interrupt_wakes_an_event_loop(self, session: Session, lines: list[Line]) -> None:
@@ -85,7 +67,7 @@ class Irqs(DeviceTopic):
             line.fire()
             assert session.host.poll([(vector.fileno(), POLLIN)], SOON)
             assert vector.take() >= 1
-            line.irq.disable()
+            line.end()
 
     def test_an_interrupt_can_be_awaited(self, lines: list[Line]) -> None:
         """In asyncio."""
@@ -98,7 +80,7 @@ class Irqs(DeviceTopic):
 
         for line in lines:
             assert asyncio.run(awaited(line)) >= 1
-            line.irq.disable()
+            line.end()
 
     def test_a_disabled_interrupt_does_not_come(self, lines: list[Line]) -> None:
         """Its vectors are closed: ClosedError for who still holds one. Twice is fine."""
@@ -110,6 +92,7 @@ class Irqs(DeviceTopic):
             with refused(ClosedError, "waiting for a disabled interrupt"):
                 vector.wait(timeout=A_MOMENT)
             assert line.irq.vectors == ()
+            line.end()
 
     def test_who_waits_is_woken_when_it_is_disabled(self, lines: list[Line]) -> None:
         """With a ClosedError, on whichever thread."""
@@ -130,7 +113,7 @@ class Irqs(DeviceTopic):
             vector.take()
             line.fire()
             assert vector.wait(timeout=SOON) >= 1
-            line.irq.disable()
+            line.end()
 
     def test_an_enabled_interrupt_is_not_enabled_again(self, lines: list[Line]) -> None:
         """DeviceAccessError, and what is enabled stays so."""
@@ -140,7 +123,7 @@ class Irqs(DeviceTopic):
                 line.irq.enable()
             line.fire()
             assert vector.wait(timeout=SOON) >= 1
-            line.irq.disable()
+            line.end()
 
     def test_there_are_as_many_vectors_as_the_device_has(self, lines: list[Line]) -> None:
         """All of them can be enabled; one more, or none, is a DeviceAccessError."""
@@ -167,6 +150,22 @@ class Irqs(DeviceTopic):
                 vector.wait(timeout=A_MOMENT)
             line.irq.unmask()
             assert vector.wait(timeout=SOON) >= 1
+            line.end()
+
+    def test_a_line_signals_until_the_device_is_told(self, lines: list[Line]) -> None:
+        """Each time that it is unmasked; then no more."""
+        lasting = [line for line in lines if line.lasts]
+        needs(lasting, "no level-triggered line is declared in DeviceUnderTest.acknowledge")
+        for line in lasting:
+            vector = line.irq.enable()[0]
+            line.fire()
+            assert vector.wait(timeout=SOON) >= 1
+            line.irq.unmask()
+            assert vector.wait(timeout=SOON) >= 1
+            line.acknowledge()
+            line.irq.unmask()
+            with refused(InterruptTimeout, "waiting after the device was told"):
+                vector.wait(timeout=A_MOMENT)
             line.irq.disable()
 
     def test_release_turns_interrupts_off(self, live: Device, lines: list[Line]) -> None:
@@ -182,13 +181,3 @@ class Irqs(DeviceTopic):
         vectors = [lines[0].irq.enable()[0]]
         session.close()
         assert all(vector.closed for vector in vectors)
-
-
-def _bound(fire: Callable[[Any], object], session: Session) -> Callable[[], object]:
-    return lambda: fire(session)
-
-
-def _let_through(irq: Irq) -> None:
-    """A level-triggered line masks itself with each delivery."""
-    if irq.automasked:
-        irq.unmask()

@@ -12,7 +12,7 @@ from vfiocore.errors import ClosedError, DeviceAccessError, KernelError, Unsuppo
 from vfiocore.region import Region
 from vfiocore.session import Session
 from vfiocore.testing.checks import needs, nothing_left, refused
-from vfiocore.testing.topics.device_base import DeviceTopic
+from vfiocore.testing.topics.device_base import DeviceTopic, Line
 from vfiocore.testing.under_test import DeviceUnderTest
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ class Regions(DeviceTopic):
         self, live: Device, device: DeviceUnderTest
     ) -> None:
         """What was written through the file is read through the mapping, and back."""
-        needs(device.mappable, "DeviceUnderTest.mappable is empty")
-        for index in device.mappable:
+        needs(device.memory, "DeviceUnderTest.memory is empty")
+        for index in device.memory:
             region = live.region(index)
             area = region.areas[0]
             region.write(area.offset, b"by file!")
@@ -110,6 +110,20 @@ class Regions(DeviceTopic):
                 assert bytes(view) == b"by file!"
             region.write(area.offset, b"by view!")
             assert live.access.pread(8, region.info.offset + area.offset) == b"by view!"
+
+    def test_a_register_is_the_same_through_a_mapping(
+        self, live: Device, device: DeviceUnderTest
+    ) -> None:
+        """Those that are declared, of regions that can be mapped."""
+        shown = [register for register in device.registers if register.region in device.mappable]
+        needs(shown, "no register is declared in a region that can be mapped")
+        for register in shown:
+            if register.keeps is not None:
+                _store(live, register, register.keeps)
+            by_file, region = _load(live, register), live.region(register.region)
+            region.map()
+            assert _load(live, register) == by_file, register
+            region.unmap()
 
     def test_a_view_needs_a_mapping(self, live: Device, device: DeviceUnderTest) -> None:
         """UnsupportedError before `Region.map` and after `Region.unmap`."""
@@ -202,19 +216,17 @@ class Reset(DeviceTopic):
             assert _load(live, register) == register.initial, register
 
     def test_interrupts_stay_wired(
-        self, live: Device, session: Session, device: DeviceUnderTest
+        self, live: Device, device: DeviceUnderTest, lines: list[Line]
     ) -> None:
         """Whoever waits need not know of a reset."""
         needs(device.resettable, "declared: resettable=False")
-        needs(device.interrupts, "DeviceUnderTest.interrupts is empty")
-        for index, fire in device.interrupts.items():
-            irq = live.irq(index)
-            vector = irq.enable()[0]
+        for line in lines:
+            vector = line.irq.enable()[0]
             live.reset()
             vector.take()
-            fire(session)
+            line.fire()
             assert vector.wait(timeout=5) >= 1
-            irq.disable()
+            line.end()
 
     def test_a_device_without_a_reset_says_so(self, live: Device, device: DeviceUnderTest) -> None:
         """DeviceAccessError or UnsupportedError, rather than nothing."""
