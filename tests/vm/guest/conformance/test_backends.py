@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pytest
 
 from tests.vm.guest.devices import Device
-from tests.vm.guest.way import WAYS, Way
+from tests.vm.guest.way import Way
 from vfiocore.log import VfioWarning
 from vfiocore.testing import BackendSuite, BackendUnderTest
 
+from .faults import Fault, expect
 from .linux import Disks, NetworkCards, NoIommu, facts
 
 ON_S390 = os.uname().machine == "s390x"
@@ -25,25 +25,6 @@ OF_CCW = {
     "checks_memory": False,
     "reads_what_is_read_only": False,
 }
-
-
-ANYHOW = frozenset(WAYS)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What others do wrong.
-
-    Attributes:
-        reason: What it is.
-        ways: The ways of opening devices in which it shows.
-        run: False if the kernel does not come back from it.
-    """
-
-    reason: str
-    ways: frozenset[str] = ANYHOW
-    run: bool = True
-
 
 OF_ZPCI = {
     "test_the_ends_of_every_range_can_be_mapped": Fault(
@@ -66,13 +47,6 @@ OF_PINNING = {
         run=False,
     ),
 }
-
-
-def expect(faults: Mapping[str, Fault], request: pytest.FixtureRequest, way: Way) -> None:
-    """Let a test fail where that is known."""
-    fault = faults.get(request.function.__name__)
-    if fault is not None and way.name in fault.ways:
-        request.applymarker(pytest.mark.xfail(reason=fault.reason, run=fault.run))
 
 
 class TestPci(BackendSuite):
