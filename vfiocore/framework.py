@@ -185,7 +185,23 @@ class Framework:
             )
         config = self.validate(config, problems)
         host = self._host_for(config)
-        return Session(host, self.plugins, config, fds=self.fds, kvm_fd=self._kvm_fd, log=self.log)
+        return Session(
+            host,
+            self.plugins,
+            config,
+            extend=self._extend,
+            fds=self.fds,
+            kvm_fd=self._kvm_fd,
+            log=self.log,
+        )
+
+    def _extend(self, config: Config, parts: Sequence[Config | str | os.PathLike[str]]) -> Config:
+        """What a session is to have when `parts` are added to what it has."""
+        more, problems = read_config(*parts)
+        if more.host not in (None, config.host) or more.plugins not in (PluginFilter(), self._only):
+            problem = Problem("host" if more.host else "plugins", "a session keeps those it has")
+            problems = (*problems, problem)
+        return self.validate(config.merge(more), problems)
 
     def _host_for(self, config: Config) -> Host:
         if self._host is None or isinstance(self._host, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -46,23 +46,31 @@ class DevicePlan:
 
 @frozen
 class Planner:
-    """Finds on a host what a configuration names, with every problem at once."""
+    """Finds on a host what a configuration names, with every problem at once.
+
+    Attributes:
+        opened: Devices of the configuration that are open.
+    """
 
     host: Host
     plugins: PluginSet
     fds: FdTable
     config: Config
+    opened: Sequence[DevicePlan] = ()
 
     def plan(self) -> list[DevicePlan]:
         """Look at everything before anything is opened, so that all problems show at once."""
         problems = list(memory_problems(self.config.objects))
         plans: list[DevicePlan] = []
+        there = {plan.config.id for plan in self.opened}
         for device in self.config.devices:
+            if device.id in there:
+                continue
             try:
                 plans.append(self._plan_device(device))
             except ConfigError as error:
                 problems += error.problems
-        problems += _named_twice(plans)
+        problems += _named_twice([*self.opened, *plans])
         if problems:
             raise ConfigError(problems)
         return plans

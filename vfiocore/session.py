@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from vfiocore.address_space import VfioAddressSpace
+from vfiocore.config.model import Config
 from vfiocore.container import Attachment, Container
 from vfiocore.errors import (
     BrokenPluginError,
@@ -34,7 +36,6 @@ from vfiocore.registration import (
 from vfiocore.undo import UndoStack, run_all
 
 if TYPE_CHECKING:
-    from vfiocore.config.model import Config
     from vfiocore.config.model import Object as ObjectConfig
     from vfiocore.device import Device
     from vfiocore.fds import FdTable
@@ -44,12 +45,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Extend: TypeAlias = "Callable[[Config, Sequence[Config | str | os.PathLike[str]]], Config]"
+
 
 @define(eq=False)
 class _Live:
-    """An open device and how to take it down."""
+    """An open device, what was planned, and how to take it down."""
 
     device: Device
+    plan: DevicePlan
     undo: UndoStack
 
 
@@ -62,7 +66,7 @@ class Session:
 
     Attributes:
         host: The host that everything lives on.
-        config: The configuration, typed and complete.
+        config: The configuration, typed and complete, of what is open now.
         memory: Guest memory: add regions to its root, and every device sees them. Where several
             threads do so, hold `lock`.
         space: The same as the containers show it, with the buffers of drivers.
@@ -79,6 +83,7 @@ class Session:
     log: Log = field(repr=False)
     lock: threading.RLock = field(repr=False)
     _plugins: PluginSet = field(repr=False)
+    _extend: Extend = field(repr=False)
     _fds: FdTable = field(repr=False)
     _kvm_fd: int | None
     _kvm: KvmLink | None
@@ -94,6 +99,7 @@ class Session:
         plugins: PluginSet,
         config: Config,
         *,
+        extend: Extend,
         fds: FdTable,
         kvm_fd: int | None = None,
         log: Log | None = None,
@@ -104,6 +110,7 @@ class Session:
             host: Where.
             plugins: What to open it with.
             config: A validated configuration.
+            extend: Adds to a validated configuration what was written.
             fds: The names of passed fds.
             kvm_fd: An embedder's KVM-VFIO device; every group or device is added to it.
             log: Where its events go.
@@ -116,6 +123,7 @@ class Session:
         self.space = VfioAddressSpace(host.page_size, self.lock)
         self.loop = EventLoop(host)
         self._plugins = plugins
+        self._extend = extend
         self._fds = fds
         self._kvm_fd = kvm_fd
         self._kvm = None
@@ -126,7 +134,9 @@ class Session:
         self._closed = False
         with self.lock, self._undo:
             self._undo.push(self.loop.close)
-            self._open(config)
+            self.memory.add_listener(self.space)
+            self._undo.push(self.memory.remove_listener, self.space)
+            self._open_more_than(Config(), self._undo)
 
     # -- devices -----------------------------------------------------------------------------
     @property
@@ -148,6 +158,34 @@ class Session:
     def __len__(self) -> int:
         return len(self._devices)
 
+    def plug(self, *parts: Config | str | os.PathLike[str]) -> tuple[Device, ...]:
+        """Open more objects and devices, as `Framework.open` does, or none of them.
+
+        They may link to the objects that are there, and see all memory that is mapped.
+
+        Args:
+            parts: What to add to the configuration.
+
+        Returns:
+            The new devices.
+
+        Raises:
+            ConfigError: it does not go with what is open: an id that is taken, another host.
+            KernelError, DmaError: something could not be opened, or memory not be mapped for it.
+        """
+        with self.lock:
+            self._check_open()
+            before, there, undo = self.config, len(self), UndoStack()
+            self.config = self._extend(before, parts)
+            try:
+                with undo:
+                    self._open_more_than(before, undo)
+            except BaseException:
+                self.config = before
+                raise
+            self._undo.push(undo.run)
+            return tuple(self)[there:]
+
     def close_device(self, id_: str) -> None:
         """Take one device down; the others stay. Every step is tried, the first error raised.
 
@@ -157,6 +195,8 @@ class Session:
         with self.lock:
             live = self._live(id_)
             del self._devices[id_]
+            rest = tuple(device for device in self.config.devices if device.id != id_)
+            self.config = evolve(self.config, devices=rest)
             live.undo.run()
 
     def _live(self, id_: str) -> _Live:
@@ -251,23 +291,23 @@ class Session:
             error.add_note(f"while closing: {type(second).__name__}: {second}")
 
     # -- opening -----------------------------------------------------------------------------
-    def _open(self, config: Config) -> None:
-        plans = Planner(self.host, self._plugins, self._fds, config).plan()
-        for object_config in config.objects:
-            self._make_object(object_config)
-        self._kvm = self._kvm_link(plans)
-        self.memory.add_listener(self.space)
-        self._undo.push(self.memory.remove_listener, self.space)
-        self._undo.push(self._close_devices)
+    def _open_more_than(self, before: Config, undo: UndoStack) -> None:
+        """Open what the configuration has and `before` has not; `undo` gets how to take it down."""
+        opened = [live.plan for live in self._devices.values()]
+        plans = Planner(self.host, self._plugins, self._fds, self.config, opened).plan()
+        for object_config in self.config.objects[len(before.objects) :]:
+            self._make_object(object_config, undo)
+        self._kvm = self._kvm or self._kvm_link(plans)
+        undo.push(self._close_devices_but, frozenset(self._devices))
         for plan in plans:
             self._open_device(plan)
 
-    def _make_object(self, config: ObjectConfig) -> None:
+    def _make_object(self, config: ObjectConfig, undo: UndoStack) -> None:
         if config.type in MEMORY_BACKENDS:
             ram, offset = make_ram(self.host, config)
-            self._undo.push(ram.backing.close)
+            undo.push(ram.backing.close)
             self.memory.root.add(ram, offset)
-            self._undo.push(self.memory.root.remove, ram)
+            undo.push(self.memory.root.remove, ram)
             return
         backend = self._plugins.backend(config.type)
         assert backend.make_object is not None  # the schema has no other objects
@@ -281,8 +321,9 @@ class Session:
             siblings=tuple(self._objects[s.id] for s in siblings if s.id in self._objects),
         )
         made = backend.make_object(request)
-        self._undo.push(made.close)
+        undo.push(made.close)
         self._objects[config.id] = made
+        undo.push(self._objects.pop, config.id)
 
     def _open_device(self, plan: DevicePlan) -> None:
         config, hooks = plan.config, self._plugins.hooks(plan.backend.name)
@@ -309,7 +350,7 @@ class Session:
                 )
             )
             undo.push(device.release)
-        self._devices[device.id] = _Live(device, undo)
+        self._devices[device.id] = _Live(device, plan, undo)
         self.log.info("device.opened", device=device.name, id=device.id, container=container.label)
 
     def _request(self, plan: DevicePlan) -> ContextRequest:
@@ -348,11 +389,10 @@ class Session:
             steps.append(lambda: self.space.remove(container))
         run_all([*steps, lambda: hooks.teardown_context(attachment)])
 
-    def _close_devices(self) -> None:
+    def _close_devices_but(self, ids: frozenset[str]) -> None:
         """For an opening that failed half-way; `close` has emptied the list before."""
-        lives = list(reversed(self._devices.values()))
-        self._devices.clear()
-        run_all(live.undo.run for live in lives)
+        newest = [id_ for id_ in reversed(self._devices) if id_ not in ids]
+        run_all([self._devices.pop(id_).undo.run for id_ in newest])
 
     # -- memory ------------------------------------------------------------------------------
     def _mapping_of(
