@@ -28,7 +28,7 @@ from . import edu as card_of
 from .binding import setting
 from .devices import Device
 from .kernel_log import kernel_log
-from .way import Way
+from .way import CAPABILITIES, Way
 
 SIZE = 1024
 INTERRUPTS = 200
@@ -190,18 +190,12 @@ def test_each_way_leads_to_the_interface_that_it_is_named_for(edu: Device, way: 
 
 
 def test_each_way_can_do_what_it_is_known_for(edu: Device, way: Way) -> None:
-    known = {
-        "type1v2": Capability.BAR_BY_ADDRESS | Capability.DIRTY_TRACKING,
-        "type1": Capability.BAR_BY_ADDRESS,
-        "compat": Capability(0),
-        "iommufd": Capability.MAP_FILE,
-    }
     with way.open(edu) as session:
         container = session["dev0"].container
         found = container.capabilities
         if way.name == "iommufd":
             found &= ~Capability.DIRTY_TRACKING  # as the IOMMU has it
-        assert found == known[way.name]
+        assert found == CAPABILITIES[way.name]
         assert (container.max_mappings is None) == (way.name in ("compat", "iommufd"))
 
 

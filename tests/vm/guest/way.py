@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vfiocore import Framework
+from vfiocore.container import Capability
 from vfiocore.host import Host, LinuxHost
 from vfiocore.session import Session
 from vfiocore.uapi import vfio
@@ -38,6 +39,19 @@ class OneInterface(LinuxHost):
 
 HOSTS: dict[str, type[LinuxHost]] = {"type1": WithoutVersion2, "compat": OneInterface}
 """Where a way needs another machine than this one."""
+
+
+KERNEL = tuple(int(part) for part in os.uname().release.split(".")[:2])
+"""Major and minor."""
+
+CAPABILITIES = {
+    "type1v2": Capability.BAR_BY_ADDRESS | Capability.DIRTY_TRACKING,
+    "type1": Capability.BAR_BY_ADDRESS,
+    "compat": Capability(0),
+    "iommufd": Capability.MAP_FILE if KERNEL >= (6, 13) else Capability(0),
+    "noiommu": Capability.NO_IOMMU,
+}
+"""What containers can do, by the name of the way."""
 
 
 @dataclass(frozen=True)

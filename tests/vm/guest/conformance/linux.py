@@ -20,8 +20,8 @@ import vfiocore_platform.plugin
 from tests.vm.guest.channel import READ_CONFIGURATION, SECONDS, WRITE_CONFIGURATION
 from tests.vm.guest.devices import Device as Target
 from tests.vm.guest.virtio import ROOM, SECTOR, BrokenQueueError, Disk
-from tests.vm.guest.way import HOSTS, Way
-from vfiocore.container import Capability, Container
+from tests.vm.guest.way import CAPABILITIES, HOSTS, Way
+from vfiocore.container import Container
 from vfiocore.device import Device
 from vfiocore.errors import DeviceAccessError
 from vfiocore.host import LinuxHost
@@ -265,15 +265,6 @@ class NetworkCards(WithScratch):
 
 
 # -- facts of each way -----------------------------------------------------------------------------
-CAPABILITIES = {
-    "type1v2": Capability.BAR_BY_ADDRESS | Capability.DIRTY_TRACKING,
-    "type1": Capability.BAR_BY_ADDRESS,
-    "compat": Capability(0),
-    "iommufd": Capability.MAP_FILE,
-    "noiommu": Capability.NO_IOMMU,
-}
-
-
 def facts(way: Way, targets: Sequence[Target], **more: Any) -> dict[str, Any]:
     """What a backend under test is made from, for a way of opening devices."""
     known: dict[str, Any] = {
