@@ -19,6 +19,7 @@ from vfiocore.container import Capability
 from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
 from vfiocore.memory.batch import BULK, DmaBatch
+from vfiocore.memory.listener import MemoryListener
 from vfiocore.memory.mapping import DmaMapping
 from vfiocore.memory.ranges import FULL_RANGE, IovaRange, intersect, subtract
 from vfiocore.memory.table import MappingTable, Overlap
@@ -54,8 +55,8 @@ class _Pending:
 
 
 @define(eq=False)
-class VfioAddressSpace:
-    """An address space as devices see it; a `vfiocore.memory.space.MemoryListener`.
+class VfioAddressSpace(MemoryListener):
+    """An address space as devices see it; it follows guest memory.
 
     Attributes:
         page_size: The host's page size in bytes, the least that can be mapped.

@@ -26,7 +26,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
         "config.schema", "config.selectors", "config.toml", "config.types", "config.validate",
         "container", "device", "errors", "fds", "feature", "framework", "hookspecs", "host",
         "host.linux", "host.protocol", "host.trace", "irq", "kvm", "log", "loop", "memory",
-        "memory.allocator", "memory.backends", "memory.backing", "memory.batch", "memory.buffer", "memory.flatview", "memory.mapping",
+        "memory.allocator", "memory.backends", "memory.backing", "memory.batch", "memory.buffer", "memory.flatview", "memory.listener", "memory.mapping",
         "memory.ranges", "memory.region", "memory.space", "memory.table", "migration", "peer",
         "plan", "plugins", "region", "registration", "session", "sysfs", "testing", "undo",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vfiocore.memory import (
@@ -15,6 +15,7 @@ from vfiocore.memory import (
     FlatRange,
     FlatView,
     Io,
+    MemoryListener,
     MemoryRegion,
     Ram,
     Region,
@@ -41,6 +42,7 @@ def trees(draw: st.DrawFn) -> tuple[Region, list[MemoryRegion]]:
         regions.append(region)
         if isinstance(region, Region):
             holders.append(region)
+    assume(flat(root) is not None)
     return root, regions
 
 
@@ -48,7 +50,7 @@ def trees(draw: st.DrawFn) -> tuple[Region, list[MemoryRegion]]:
 def nodes(draw: st.DrawFn, name: str, others: list[MemoryRegion]) -> MemoryRegion:
     size = draw(st.integers(0, 24))
     readonly, enabled = draw(st.booleans()), draw(st.integers(0, 3)) > 0
-    kinds = ["ram", "ram", "io", "region"] + ["alias"] * bool(leaves(others))
+    kinds = ["ram", "ram", "io", "region"] + ["alias"] * bool(others)
     match draw(st.sampled_from(kinds)):
         case "ram":
             backing = Backing(0x10000 * (len(others) + 1), 64)
@@ -58,14 +60,17 @@ def nodes(draw: st.DrawFn, name: str, others: list[MemoryRegion]) -> MemoryRegio
         case "region":
             return Region(name, size, readonly=readonly, enabled=enabled)
         case _:
-            target = draw(st.sampled_from(leaves(others)))
+            target = draw(st.sampled_from(others))
             offset = draw(st.integers(0, 12))
             return Alias(name, size, target, offset, readonly=readonly, enabled=enabled)
 
 
-def leaves(regions: Iterable[MemoryRegion]) -> list[MemoryRegion]:
-    """What an alias may show without ever showing itself."""
-    return [region for region in regions if not isinstance(region, Region)]
+def flat(root: Region) -> FlatView | None:
+    """The view, or None where an alias shows itself."""
+    try:
+        return flatten(root)
+    except ValueError:
+        return None
 
 
 def seen_at(region: MemoryRegion, offset: int, *, readonly: bool = False) -> Byte | Io | None:
@@ -152,19 +157,21 @@ class RefusedError(Exception):
     """What a listener of these tests raises."""
 
 
-class Listener:
+class Listener(MemoryListener):
     """Maps as it is told, and can be made to refuse the n-th call from now."""
 
     def __init__(self) -> None:
         self.mapped: dict[int, FlatRange] = {}
+        self.logged: set[FlatRange] = set()
         self.refuse_in = 0
 
     def begin(self) -> None:
-        self.before = dict(self.mapped)
         self._perhaps_refuse()
+        self.before = dict(self.mapped), set(self.logged)
 
     def region_del(self, flat: FlatRange) -> None:
         self._perhaps_refuse()
+        assert flat not in self.logged
         assert self.mapped.pop(flat.start) == flat
 
     def region_add(self, flat: FlatRange) -> None:
@@ -172,11 +179,22 @@ class Listener:
         assert not bytes_of([flat]).keys() & bytes_of(self.mapped.values()).keys()
         self.mapped[flat.start] = flat
 
+    def log_start(self, flat: FlatRange) -> None:
+        self._perhaps_refuse()
+        assert self.mapped[flat.start] == flat
+        assert flat not in self.logged
+        self.logged.add(flat)
+
+    def log_stop(self, flat: FlatRange) -> None:
+        self._perhaps_refuse()
+        assert self.mapped[flat.start] == flat
+        self.logged.remove(flat)
+
     def commit(self) -> None:
         try:
             self._perhaps_refuse()
         except RefusedError:
-            self.mapped = self.before
+            self.mapped, self.logged = self.before
             raise
 
     def _perhaps_refuse(self) -> None:
@@ -186,7 +204,7 @@ class Listener:
 
 
 Step = tuple[int, int, int]
-STEPS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20), st.integers(0, 24)), max_size=4)
+STEPS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20), st.integers(0, 24)), max_size=4)
 ROUNDS = st.lists(st.tuples(STEPS, st.integers(0, 6)), max_size=6)
 
 
@@ -199,6 +217,9 @@ def change(regions: list[MemoryRegion], step: Step) -> None:
         region.set_readonly(not region.readonly)
     elif kind == 2:
         region.resize(value)
+    elif kind == 5:
+        if isinstance(region, Ram):
+            region.set_logging(not region.logging)
     elif region.container is not None and kind == 3:
         region.move(value)
     elif region.container is not None:
@@ -207,15 +228,23 @@ def change(regions: list[MemoryRegion], step: Step) -> None:
         container.add(region, value, priority=value % 3)
 
 
-def change_together(space: AddressSpace, regions: list[MemoryRegion], steps: list[Step]) -> bool:
-    """True when every listener followed."""
+def change_together(
+    space: AddressSpace, root: Region, regions: list[MemoryRegion], steps: list[Step]
+) -> FlatView | None:
+    """The view that the changed tree has, if every listener followed and there is one."""
+    view = None
     try:
         with space.transaction():
             for step in steps if regions else []:
                 change(regions, step)
+            view = flat(root)
     except RefusedError:
-        return False
-    return True
+        return None
+    except ValueError:
+        assert view is None
+    else:
+        assert view is not None
+    return view
 
 
 @given(trees(), ROUNDS)
@@ -230,11 +259,46 @@ def test_listeners_have_what_the_tree_says_or_all_is_as_before(
     for steps, refuse_in in rounds:
         before = expected_bytes(root), space.view
         listeners[1].refuse_in = refuse_in
-        followed = change_together(space, regions, steps)
+        followed = change_together(space, root, regions, steps)
         listeners[1].refuse_in = 0
 
         now = expected_bytes(root)
-        assert followed or (now, space.view) == before
+        assert followed is not None or (now, space.view) == before
         assert bytes_of(space.view) == now
-        for listener in listeners:
-            assert bytes_of(listener.mapped.values()) == now
+        assert_shown(space, listeners)
+
+
+@given(trees(), trees(), ROUNDS, st.integers(0, 24), st.sampled_from([0, 1]))
+def test_spaces_that_share_a_tree_all_show_it_as_it_is(
+    tree: tuple[Region, list[MemoryRegion]],
+    around: tuple[Region, list[MemoryRegion]],
+    rounds: list[tuple[list[Step], int]],
+    offset: int,
+    refusing: int,
+) -> None:
+    root, regions = tree
+    outer, others = around
+    outer.add(Alias("first", SPACE, root, 4), offset)
+    outer.add(Alias("second", SPACE, root), 2 * SPACE)
+    assume(flat(outer) is not None)
+    spaces = AddressSpace("inner", root), AddressSpace("outer", outer)
+    listeners = Listener(), Listener()
+    for space, listener in zip(spaces, listeners, strict=True):
+        space.add_listener(listener)
+    for steps, refuse_in in rounds:
+        listeners[refusing].refuse_in = refuse_in
+        change_together(spaces[0], root, [*regions, *others], steps)
+        listeners[refusing].refuse_in = 0
+
+        for space, listener in zip(spaces, listeners, strict=True):
+            assert_shown(space, [listener])
+
+
+def assert_shown(space: AddressSpace, listeners: Iterable[Listener]) -> None:
+    """The view is what rendering the whole tree gives, and the listeners have it too."""
+    assert space.view == flatten(space.root)
+    logged = {flat for flat in space.view if flat.ram.logging}
+    assert {flat for flat in space.view if flat.logging} == logged
+    for listener in listeners:
+        assert tuple(sorted(listener.mapped.values(), key=lambda f: f.start)) == space.view.ranges
+        assert listener.logged == logged

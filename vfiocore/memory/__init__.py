@@ -5,10 +5,11 @@ from vfiocore.memory.backing import Backing
 from vfiocore.memory.batch import Columns, DmaBatch
 from vfiocore.memory.buffer import DmaBuffer, address_of
 from vfiocore.memory.flatview import FlatRange, FlatView, difference, flatten
+from vfiocore.memory.listener import MemoryListener
 from vfiocore.memory.mapping import Access, DmaMapping
 from vfiocore.memory.ranges import FULL_RANGE, IovaRange, intersect, normalise, subtract
-from vfiocore.memory.region import Alias, Io, MemoryRegion, Ram, Region
-from vfiocore.memory.space import AddressSpace, MemoryListener
+from vfiocore.memory.region import Alias, Io, MemoryRegion, Ram, RamDevice, Region
+from vfiocore.memory.space import AddressSpace
 from vfiocore.memory.table import MappingCut, MappingTable, NothingMapped
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "NoIovaLeft",
     "NothingMapped",
     "Ram",
+    "RamDevice",
     "Region",
     "address_of",
     "difference",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen
 
 from vfiocore.memory.mapping import Access, DmaMapping
 from vfiocore.memory.ranges import IOVA_LIMIT
-from vfiocore.memory.region import Alias, MemoryRegion, Ram, Region
+from vfiocore.memory.region import Alias, MemoryRegion, Ram, RamDevice, Region
 
 
 @frozen
@@ -23,6 +23,8 @@ class FlatRange:
         ram: The region it is of.
         offset: Where in `ram` it begins, in bytes.
         readonly: Devices may only read.
+        logging: What devices write here is to be logged. Ranges that differ in this alone are
+            equal: nothing has to be mapped anew.
     """
 
     start: int
@@ -30,6 +32,12 @@ class FlatRange:
     ram: Ram
     offset: int
     readonly: bool = False
+    logging: bool = field(default=False, eq=False, repr=False)
+
+    @property
+    def is_device(self) -> bool:
+        """The memory is a device's (`RamDevice`): not pages that can be pinned."""
+        return isinstance(self.ram, RamDevice)
 
     @property
     def last(self) -> int:
@@ -69,15 +77,21 @@ class FlatView:
         return len(self.ranges)
 
 
-class _Leaf(NamedTuple):
-    """A region's part that covers others or is covered; the lowest rank is uppermost."""
+Part: TypeAlias = tuple[int, int, Ram, int, bool]
+"""What is seen somewhere: start, end, the RAM, offset in the RAM minus address, read-only."""
 
-    start: int
-    rank: int
-    end: int
-    ram: Ram | None  # None: covers, and is not mapped
-    shift: int  # offset in the RAM minus address
-    readonly: bool
+_Leaf: TypeAlias = tuple[int, int, int, Ram | None, int, bool]
+"""A region's part that covers others or is covered: start, rank, and the rest as of a `Part`. The
+lowest rank is uppermost; None covers, and is not mapped."""
+
+
+class Difference(NamedTuple):
+    """What makes one view another; ranges by rising address."""
+
+    removed: Sequence[FlatRange] = ()
+    added: Sequence[FlatRange] = ()
+    relogged: Sequence[FlatRange] = ()
+    """Those that are in both, as they are now: logged if they were not, or the other way round."""
 
 
 def flatten(root: MemoryRegion) -> FlatView:
@@ -89,9 +103,36 @@ def flatten(root: MemoryRegion) -> FlatView:
     Raises:
         ValueError: An alias shows itself.
     """
+    return FlatView(tuple(joined(render(root, 0, IOVA_LIMIT))))
+
+
+def render(root: MemoryRegion, low: int, high: int) -> Iterator[Part]:
+    """What of `root` is seen from `low` to below `high`, by rising address.
+
+    Only regions that reach into these bytes are looked at.
+
+    Raises:
+        ValueError: An alias shows itself there.
+    """
     leaves: list[_Leaf] = []
-    _collect(root, 0, 0, IOVA_LIMIT, leaves, readonly=False, through=())
-    return FlatView(tuple(_merged(_uppermost(leaves))))
+    _collect(root, 0, low, high, leaves, readonly=False, through=())
+    return _uppermost(leaves)
+
+
+def joined(parts: Iterable[Part]) -> Iterator[FlatRange]:
+    """Make one of neighbours that continue: the same memory, onwards, with the same access."""
+    start = end = shift = 0
+    ram: Ram | None = None
+    readonly = False
+    for low, high, seen, by, protected in parts:
+        if low == end and seen is ram and by == shift and protected == readonly:
+            end = high
+            continue
+        if ram is not None:
+            yield FlatRange(start, end - start, ram, start + shift, readonly, ram.logging)
+        start, end, ram, shift, readonly = low, high, seen, by, protected
+    if ram is not None:
+        yield FlatRange(start, end - start, ram, start + shift, readonly, ram.logging)
 
 
 def difference(old: FlatView, new: FlatView) -> tuple[tuple[FlatRange, ...], tuple[FlatRange, ...]]:
@@ -99,22 +140,31 @@ def difference(old: FlatView, new: FlatView) -> tuple[tuple[FlatRange, ...], tup
 
     A range that is in both, with the same memory and access, is in neither.
     """
+    removed, added, _ = compare(old.ranges, new.ranges)
+    return tuple(removed), tuple(added)
+
+
+def compare(old: Sequence[FlatRange], new: Sequence[FlatRange]) -> Difference:
+    """What makes `old` ranges `new` ones, both by rising address and apart."""
     removed: list[FlatRange] = []
     added: list[FlatRange] = []
+    relogged: list[FlatRange] = []
     i = j = 0
-    while i < len(old.ranges) and j < len(new.ranges):
-        before, after = old.ranges[i], new.ranges[j]
+    while i < len(old) and j < len(new):
+        before, after = old[i], new[j]
         if before == after:
             i, j = i + 1, j + 1
+            if before.logging != after.logging:
+                relogged.append(after)
         elif before.start <= after.start:
             removed.append(before)
             i += 1
         else:
             added.append(after)
             j += 1
-    removed.extend(old.ranges[i:])
-    added.extend(new.ranges[j:])
-    return tuple(removed), tuple(added)
+    removed.extend(old[i:])
+    added.extend(new[j:])
+    return Difference(removed, added, relogged)
 
 
 def _collect(
@@ -133,7 +183,7 @@ def _collect(
         return
     readonly = readonly or region.readonly
     if isinstance(region, Region):
-        for child in region.children:
+        for child in region.children_between(low - base, high - base):
             at = base + child.offset
             _collect(child, at, low, high, leaves, readonly=readonly, through=through)
     elif isinstance(region, Alias):
@@ -144,41 +194,22 @@ def _collect(
         _collect(region.target, at, low, high, leaves, readonly=readonly, through=through)
     else:
         ram = region if isinstance(region, Ram) else None
-        leaves.append(_Leaf(low, len(leaves), high, ram, -base, readonly))
+        leaves.append((low, len(leaves), high, ram, -base, readonly))
 
 
-def _uppermost(leaves: list[_Leaf]) -> Iterator[tuple[int, int, _Leaf]]:
-    """Sweep over the addresses: ``(start, end, leaf)`` wherever a leaf is the uppermost."""
+def _uppermost(leaves: list[_Leaf]) -> Iterator[Part]:
+    """Sweep over the addresses: what is seen wherever the uppermost leaf is of RAM."""
     leaves.sort()
-    active: list[tuple[int, _Leaf]] = []
-    at = 0
-    for index in range(len(leaves) + 1):
-        until = leaves[index].start if index < len(leaves) else IOVA_LIMIT
-        while active and at < until:
-            leaf = active[0][1]
-            if leaf.end <= at:
-                heappop(active)
+    covering: list[tuple[int, _Leaf]] = []  # those that reach here, as a heap, uppermost first
+    for index, leaf in enumerate(leaves):
+        at = leaf[0]
+        until = leaves[index + 1][0] if index + 1 < len(leaves) else IOVA_LIMIT
+        heappush(covering, (leaf[1], leaf))
+        while covering and at < until:
+            _, _, end, ram, shift, readonly = covering[0][1]
+            if end <= at:
+                heappop(covering)
                 continue
-            end = min(leaf.end, until)
-            yield at, end, leaf
-            at = end
-        at = until
-        if index < len(leaves):
-            heappush(active, (leaves[index].rank, leaves[index]))
-
-
-def _merged(parts: Iterator[tuple[int, int, _Leaf]]) -> Iterator[FlatRange]:
-    """Join what continues: the same memory, onwards, with the same access."""
-    start = end = shift = 0
-    ram: Ram | None = None
-    readonly = False
-    for low, high, leaf in parts:
-        if low == end and leaf.ram is ram and leaf.shift == shift and leaf.readonly == readonly:
-            end = high
-            continue
-        if ram is not None:
-            yield FlatRange(start, end - start, ram, start + shift, readonly)
-        start, end = low, high
-        ram, shift, readonly = leaf.ram, leaf.shift, leaf.readonly
-    if ram is not None:
-        yield FlatRange(start, end - start, ram, start + shift, readonly)
+            low, at = at, min(end, until)
+            if ram is not None:
+                yield low, at, ram, shift, readonly

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from operator import attrgetter
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -10,6 +11,7 @@ from weakref import WeakSet
 from attrs import define, field
 from attrs.setters import frozen as fixed
 
+from vfiocore.memory._intervals import IntervalIndex
 from vfiocore.memory.backing import Backing
 from vfiocore.memory.ranges import IOVA_LIMIT
 
@@ -19,6 +21,9 @@ class Watcher(Protocol):
 
     def check_changeable(self) -> None:
         """Raise when the tree must not change now."""
+
+    def mark(self, low: int, high: int) -> None:
+        """The bytes from `low` to below `high` of the watched region may show something else now."""
 
     def changed(self, change: Change) -> None:
         """Take note of a change; when it cannot be followed, revert it and raise."""
@@ -31,7 +36,7 @@ class Watcher(Protocol):
 class Change:
     """One change of a tree, which can be taken back once."""
 
-    _undo: Callable[[], None]
+    _undo: Callable[[], object]
     watchers: tuple[Watcher, ...]
     _reverted: bool = field(default=False, init=False)
 
@@ -68,18 +73,18 @@ class MemoryRegion:
     container: Region | None = field(default=None, init=False, repr=False, on_setattr=fixed)
     _order: int = field(default=0, init=False, repr=False)
     _watchers: tuple[Watcher, ...] = field(default=(), init=False, repr=False)
-    _aliases: WeakSet[MemoryRegion] | None = field(default=None, init=False, repr=False)
+    _aliases: WeakSet[Alias] | None = field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._check_size(self.size)
 
     def set_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - the value is the name's object
         """Show or hide the region."""
-        self._change(enabled=enabled)
+        self._change("enabled", enabled)
 
     def set_readonly(self, readonly: bool) -> None:  # noqa: FBT001 - the same
         """Forbid or allow devices to write."""
-        self._change(readonly=readonly)
+        self._change("readonly", readonly)
 
     def resize(self, size: int) -> None:
         """Make it `size` bytes long; its beginning stays.
@@ -88,7 +93,11 @@ class MemoryRegion:
             ValueError: Less than 0, more than 2^64, or more than the memory behind it.
         """
         self._check_size(size)
-        self._change(size=size)
+        before = self.size
+        if before == size:
+            return
+        end = partial(self._mark, *sorted((before, size)))
+        self._apply(lambda: self._replace(size=size), lambda: self._replace(size=before), end)
 
     def move(self, offset: int) -> None:
         """Put it at another `offset` in its container.
@@ -99,7 +108,14 @@ class MemoryRegion:
         if self.container is None:
             raise ValueError(f"{self.name} is in no region, so it cannot be moved in one")
         _check_offset(offset)
-        self._change(offset=offset)
+        before = self.offset
+        if before == offset:
+            return
+        self._apply(
+            lambda: self._replace(offset=offset),
+            lambda: self._replace(offset=before),
+            self._mark_place,
+        )
 
     def watch(self, watcher: Watcher) -> None:
         """Tell `watcher` of every change in and below this region; for roots of address spaces."""
@@ -109,23 +125,71 @@ class MemoryRegion:
         if not 0 <= size <= IOVA_LIMIT:
             raise ValueError(f"{self.name}: a size of {size:#x} bytes")
 
-    def _change(self, **state: Any) -> None:
-        before = {name: getattr(self, name) for name in state}
-        if before != state:
-            self._apply(lambda: self._set(**state), lambda: self._set(**before))
+    def _change(self, name: str, value: Any) -> None:
+        before = getattr(self, name)
+        if before != value:
+            do, undo = (partial(self._set, **{name: state}) for state in (value, before))
+            self._apply(do, undo, lambda: self._mark(0, self.size))
 
     def _set(self, **state: Any) -> None:
         for name, value in state.items():
             object.__setattr__(self, name, value)
 
-    def _apply(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
+    def _replace(self, **place: int) -> None:
+        """Change what its container finds it by."""
+        container = self.container
+        if container is None:
+            self._set(**place)
+            return
+        container._forget(self)
+        self._set(**place)
+        container._enter(self)
+
+    def _apply(
+        self, do: Callable[[], object], undo: Callable[[], object], mark: Callable[[], None]
+    ) -> None:
+        """Change the tree, and tell its watchers; `mark` tells them which bytes that concerns.
+
+        What is seen may differ where the region was as well as where it is, so `mark` is called
+        on either side of every change, also of one that is taken back.
+        """
         watchers = self._all_watchers()
         for watcher in watchers:
             watcher.check_changeable()
-        do()
-        change = Change(undo, watchers)
+
+        def marked(step: Callable[[], object]) -> None:
+            mark()
+            step()
+            mark()
+
+        marked(do)
+        change = Change(partial(marked, undo), watchers)
         for watcher in watchers:
             watcher.changed(change)
+
+    def _mark_place(self) -> None:
+        """Mark the bytes of the container that this region takes."""
+        if self.container is not None and self.enabled:
+            self.container._mark(self.offset, self.offset + self.size)
+
+    def _mark(self, low: int, high: int) -> None:
+        """Mark these bytes of the region wherever a watched tree shows them."""
+        todo: list[tuple[MemoryRegion, int, int, tuple[MemoryRegion, ...]]] = []
+        todo.append((self, low, high, ()))
+        while todo:
+            region, low, high, through = todo.pop()
+            low, high = max(low, 0), min(high, region.size)
+            if low >= high or not region.enabled:
+                continue
+            for watcher in region._watchers:
+                watcher.mark(low, high)
+            container, at = region.container, region.offset
+            if container is not None:
+                todo.append((container, low + at, high + at, through))
+            for alias in region._aliases or ():
+                if alias not in through:  # else it shows itself, which rendering refuses
+                    at = alias.target_offset
+                    todo.append((alias, low - at, high - at, (*through, alias)))
 
     def _all_watchers(self) -> tuple[Watcher, ...]:
         """Every watcher of a tree that shows this region, by containment or alias."""
@@ -148,13 +212,20 @@ class MemoryRegion:
 class Region(MemoryRegion):
     """A region that only holds others; where none of them is, there is nothing."""
 
-    _children: dict[MemoryRegion, None] = field(factory=dict, init=False, repr=False)
+    _children: IntervalIndex[MemoryRegion] = field(factory=IntervalIndex, init=False, repr=False)
     _added: int = field(default=0, init=False, repr=False)
 
     @property
     def children(self) -> list[MemoryRegion]:
         """What is directly inside, the uppermost first."""
-        return sorted(self._children, key=attrgetter("priority"))[::-1]
+        return _uppermost_first(self._children)
+
+    def children_between(self, low: int, high: int) -> list[MemoryRegion]:
+        """What is directly inside and has a byte from `low` to below `high`, the uppermost first.
+
+        O(log n) and what is found.
+        """
+        return _uppermost_first(self._children.overlapping(low, high))
 
     def add(self, child: MemoryRegion, offset: int, *, priority: int = 0) -> None:
         """Put `child` at `offset` bytes.
@@ -171,7 +242,9 @@ class Region(MemoryRegion):
         self._added += 1
         order = self._added
         self._apply(
-            lambda: self._put(child, offset, priority, order), lambda: self._take_out(child)
+            lambda: self._put(child, offset, priority, order),
+            lambda: self._take_out(child),
+            child._mark_place,
         )
 
     def remove(self, child: MemoryRegion) -> None:
@@ -184,19 +257,24 @@ class Region(MemoryRegion):
             raise ValueError(f"{child.name} is not in {self.name}")
         offset, priority, order = child.offset, child.priority, child._order
         self._apply(
-            lambda: self._take_out(child), lambda: self._put(child, offset, priority, order)
+            lambda: self._take_out(child),
+            lambda: self._put(child, offset, priority, order),
+            child._mark_place,
         )
 
     def _put(self, child: MemoryRegion, offset: int, priority: int, order: int) -> None:
         child._set(container=self, offset=offset, priority=priority, _order=order)
-        last = next(reversed(self._children), None)
-        self._children[child] = None
-        if last is not None and last._order > order:  # a removal is taken back
-            self._children = dict.fromkeys(sorted(self._children, key=attrgetter("_order")))
+        self._enter(child)
 
     def _take_out(self, child: MemoryRegion) -> None:
-        del self._children[child]
+        self._forget(child)
         child._set(container=None, offset=0, priority=0)
+
+    def _enter(self, child: MemoryRegion) -> None:
+        self._children.add(child.offset, child.size, child._order, child)
+
+    def _forget(self, child: MemoryRegion) -> None:
+        self._children.remove(child.offset, child.size, child._order)
 
     def _is_inside(self, other: MemoryRegion) -> bool:
         region: MemoryRegion | None = self
@@ -207,13 +285,19 @@ class Region(MemoryRegion):
 
 @define(eq=False)
 class Ram(MemoryRegion):
-    """Memory that devices can reach.
+    """Memory that devices can reach; with `readonly`, a ROM to them.
 
     Attributes:
         backing: The process memory; at least `size` bytes.
+        logging: What devices write here is to be logged (dirty tracking).
     """
 
     backing: Backing = field(on_setattr=fixed)
+    logging: bool = field(default=False, init=False, on_setattr=fixed)
+
+    def set_logging(self, logging: bool) -> None:  # noqa: FBT001 - the value is the name's object
+        """Log, or no longer, what devices write; listeners are told `log_start` or `log_stop`."""
+        self._change("logging", logging)
 
     def _check_size(self, size: int) -> None:
         # The zero-argument super() would look for the class before attrs gave it slots.
@@ -222,6 +306,14 @@ class Ram(MemoryRegion):
             raise ValueError(
                 f"{self.name}: {size:#x} bytes, but {self.backing.size:#x} of memory behind them"
             )
+
+
+@define(eq=False)
+class RamDevice(Ram):
+    """A device's memory, such as the BAR of another device: reached as RAM is, but no pages to pin.
+
+    Listeners tell it by `FlatRange.is_device`.
+    """
 
 
 @define(eq=False)
@@ -242,6 +334,10 @@ class Alias(MemoryRegion):
         if self.target._aliases is None:
             self.target._aliases = WeakSet()
         self.target._aliases.add(self)
+
+
+def _uppermost_first(regions: Iterable[MemoryRegion]) -> list[MemoryRegion]:
+    return sorted(regions, key=attrgetter("priority", "_order"), reverse=True)
 
 
 def _check_offset(offset: int) -> None:

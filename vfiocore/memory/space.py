@@ -4,44 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, Protocol
+from operator import attrgetter
 
-from vfiocore.memory.flatview import FlatRange, FlatView, difference, flatten
+from vfiocore.memory._live import LiveView
+from vfiocore.memory._round import Round, restore
+from vfiocore.memory.flatview import FlatRange, FlatView
+from vfiocore.memory.listener import MemoryListener
 from vfiocore.memory.ranges import IOVA_LIMIT
 from vfiocore.memory.region import Change, Region
-
-P = ParamSpec("P")
-
-
-class MemoryListener(Protocol):
-    """Follows an address space. Each round is `begin`, every `region_del`, every `region_add`, `commit`.
-
-    A call that raises has had no effect, and the round is taken back:
-
-    - `region_del` or `region_add` raised: the calls of the round that had succeeded are told
-      once more in reverse, an add for each del and a del for each add, and then `commit`.
-    - `commit` raised: it has undone the whole round, and is told nothing.
-    - Listeners that had finished are told the reverse in a round of its own.
-
-    So one that acts in each call needs no memory of its own, and one that collects and acts in
-    `commit` has one place that must be all or nothing.
-    """
-
-    def begin(self) -> None:
-        """A round begins."""
-
-    def region_del(self, flat: FlatRange) -> None:
-        """`flat` goes."""
-
-    def region_add(self, flat: FlatRange) -> None:
-        """`flat` comes; nothing that is there overlaps it."""
-
-    def commit(self) -> None:
-        """The round is complete."""
 
 
 class AddressSpace:
     """What the devices behind it see of memory.
+
+    A change costs as much as what it changes: only the bytes that it concerns are looked at again,
+    however many ranges there are besides.
 
     Attributes:
         name: For messages.
@@ -52,7 +29,8 @@ class AddressSpace:
     def __init__(self, name: str, root: Region | None = None) -> None:
         self.name = name
         self.root: Region = Region(name, IOVA_LIMIT) if root is None else root
-        self._view = flatten(self.root)
+        self._live = LiveView(self.root)
+        self._dirty: list[tuple[int, int]] = []
         self._listeners: list[MemoryListener] = []
         self._journal: list[Change] = []
         self._depth = 0
@@ -61,8 +39,8 @@ class AddressSpace:
 
     @property
     def view(self) -> FlatView:
-        """What the listeners were told last."""
-        return self._view
+        """What the listeners were told last; O(n) after a change."""
+        return self._live.frozen()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -100,9 +78,10 @@ class AddressSpace:
         self.check_changeable()
         if self._listens(listener):
             raise ValueError(f"{listener!r} listens to {self.name} already")
+        view = self._live.frozen().ranges
         with self._tell():
-            _round(listener, (), self._view)
-        self._listeners.append(listener)
+            Round([listener], added=view, started=_logged(view)).tell()
+        self._listeners = sorted([*self._listeners, listener], key=attrgetter("priority"))
 
     def remove_listener(self, listener: MemoryListener) -> None:
         """Tell `listener` that all is gone, and no more after that.
@@ -114,9 +93,24 @@ class AddressSpace:
         self.check_changeable()
         if not self._listens(listener):
             raise ValueError(f"{listener!r} does not listen to {self.name}")
+        view = self._live.frozen().ranges
         with self._tell():
-            _round(listener, self._view, ())
+            Round([listener], removed=view, stopped=_logged(view)).tell()
         self._listeners = [other for other in self._listeners if other is not listener]
+
+    def sync_log(self) -> None:
+        """Have every listener bring the logs of what devices wrote up to date.
+
+        Ranges of RAM whose `logging` is on are synced, as far as listeners were told of them.
+
+        Raises:
+            Exception: What a listener raised; ranges after it were not synced.
+        """
+        self.check_changeable()
+        with self._tell():
+            for flat in _logged(self._live):
+                for listener in self._listeners:
+                    listener.log_sync(flat)
 
     def _listens(self, listener: MemoryListener) -> bool:
         return any(other is listener for other in self._listeners)
@@ -126,6 +120,10 @@ class AddressSpace:
         """Raise RuntimeError while listeners are being told."""
         if self._telling:
             raise RuntimeError(f"{self.name} changes while its listeners are told of a change")
+
+    def mark(self, low: int, high: int) -> None:
+        """Look at these bytes again when the transaction ends."""
+        self._dirty.append((low, high))
 
     def changed(self, change: Change) -> None:
         """Take note of a change of the tree; outside a transaction it is one of its own."""
@@ -139,23 +137,23 @@ class AddressSpace:
 
     # -- the end of a transaction --------------------------------------------------------------
     def _commit(self) -> None:
-        view = flatten(self.root)
-        removed, added = difference(self._view, view)
-        if removed or added:
+        # A transaction that fails leaves its marks: what they name is looked at once more by the
+        # next one, which finds a tree that was put back, or catches up with one that was not.
+        change = self._live.look_again(self.root, self._dirty)
+        if any(change):
+            on = _logged(change.relogged)
+            off = [flat for flat in change.relogged if not flat.logging]
             with self._tell():
-                self._tell_all(removed, added)
-        self._view = view
-
-    def _tell_all(self, removed: Iterable[FlatRange], added: Iterable[FlatRange]) -> None:
-        finished: list[MemoryListener] = []
-        try:
-            for listener in self._listeners:
-                _round(listener, removed, added)
-                finished.append(listener)
-        except BaseException as error:
-            for listener in reversed(finished):
-                _restore(error, _round, listener, added, removed)
-            raise
+                Round(
+                    self._listeners,
+                    removed=change.removed,
+                    added=change.added,
+                    stopped=_by_address([*_logged(change.removed), *off]),
+                    started=_by_address([*_logged(change.added), *on]),
+                    unchanged=lambda: self._live.without(change.removed),
+                ).tell()
+            self._live.apply(change)
+        self._dirty.clear()
 
     @contextmanager
     def _tell(self) -> Iterator[None]:
@@ -173,35 +171,12 @@ class AddressSpace:
             others |= {watcher: watcher.refresh for watcher in change.watchers}
         others.pop(self, None)
         for refresh in others.values():
-            _restore(error, refresh)
+            restore(error, refresh)
 
 
-def _round(
-    listener: MemoryListener, removed: Iterable[FlatRange], added: Iterable[FlatRange]
-) -> None:
-    """Tell one listener one difference; on failure it is as before, and the error is raised."""
-    undo: list[tuple[Callable[[FlatRange], None], FlatRange]] = []
-    listener.begin()
-    try:
-        for flat in removed:
-            listener.region_del(flat)
-            undo.append((listener.region_add, flat))
-        for flat in added:
-            listener.region_add(flat)
-            undo.append((listener.region_del, flat))
-    except BaseException as error:
-        for call, flat in reversed(undo):
-            _restore(error, call, flat)
-        _restore(error, listener.commit)
-        raise
-    listener.commit()
+def _logged(flats: Iterable[FlatRange]) -> list[FlatRange]:
+    return [flat for flat in flats if flat.logging]
 
 
-def _restore(
-    error: BaseException, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs
-) -> None:
-    """One step back after `error`; when that fails too, `error` says so."""
-    try:
-        step(*args, **kwargs)
-    except Exception as also:  # noqa: BLE001 - the first error is the one to raise
-        error.add_note(f"and could not be taken back: {type(also).__name__}: {also}")
+def _by_address(flats: Iterable[FlatRange]) -> list[FlatRange]:
+    return sorted(flats, key=attrgetter("start"))
