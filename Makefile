@@ -67,6 +67,7 @@ docs: setup $(VENV)/.setup-docs ## Build the documentation into docs/_build/html
 
 bench: setup ## Measure, as ratios in one run
 	@$(BIN)/python bench/overhead.py
+	@$(BIN)/python bench/memory.py
 
 clean: ## Remove what was made
 	rm -rf $(VENV) .vm docs/_build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
