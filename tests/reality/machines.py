@@ -37,13 +37,13 @@ AFTER_FIRMWARE = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_SERR
 class Edu(EduDevice):
     """The card, as the guest's firmware leaves it."""
 
-    command_at_open = AFTER_FIRMWARE
+    firmware_command = AFTER_FIRMWARE
 
 
 class Ivshmem(IvshmemDevice):
     """The card, as the guest's firmware leaves it."""
 
-    command_at_open = AFTER_FIRMWARE
+    firmware_command = AFTER_FIRMWARE
 
 
 class Testdev(PciDevice):
@@ -58,7 +58,7 @@ class Testdev(PciDevice):
     power_management = False
     reset_methods = ("bus",)
     spare_bytes = True
-    command_at_open = AFTER_FIRMWARE
+    firmware_command = AFTER_FIRMWARE
 
 
 class Mtty(VfioDevice):

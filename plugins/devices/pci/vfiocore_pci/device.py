@@ -51,8 +51,8 @@ class PciDevice(Device):
     """A PCI function behind vfio-pci, a variant driver of it, or an mdev of that shape.
 
     Registers are little-endian. When a device is opened the kernel turns bus mastering off and
-    leaves memory decode as it is; `enable` turns both on. Without memory decode an access to a
-    BAR is a DeviceAccessError (EIO), and SIGBUS through a mapping.
+    memory decode on; `enable` turns both on. Without memory decode an access to a BAR is a
+    DeviceAccessError (EIO), and SIGBUS through a mapping.
 
     Attributes:
         config_space: Configuration space.

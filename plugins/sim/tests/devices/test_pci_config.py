@@ -23,8 +23,10 @@ from vfiocore.uapi.pci_regs import (
     PCI_CAP_ID_VNDR,
     PCI_CAPABILITY_LIST,
     PCI_COMMAND,
+    PCI_COMMAND_IO,
     PCI_COMMAND_MASTER,
     PCI_COMMAND_MEMORY,
+    PCI_COMMAND_SERR,
     PCI_EXP_DEVCTL,
     PCI_EXP_DEVCTL_BCR_FLR,
     PCI_EXT_CAP_ID_DSN,
@@ -142,8 +144,20 @@ def test_an_unimplemented_bar_stays_zero(card: Bench[Card]) -> None:
     assert card.read(CONFIG, PCI_BASE_ADDRESS_0 + 16, 4) == 0
 
 
-def test_decoding_and_bus_mastering_are_off_when_a_device_is_opened(card: Bench[Card]) -> None:
-    assert card.read(CONFIG, PCI_COMMAND, 2) == 0
+def test_a_device_that_is_opened_decodes_its_bars_and_is_no_bus_master(card: Bench[Card]) -> None:
+    assert card.read(CONFIG, PCI_COMMAND, 2) == PCI_COMMAND_IO | PCI_COMMAND_MEMORY
+
+
+def test_a_device_that_is_opened_does_not_decode_what_it_has_no_bar_for() -> None:
+    with Bench(EduDevice()) as bench:
+        assert bench.read(CONFIG, PCI_COMMAND, 2) == PCI_COMMAND_MEMORY
+
+
+def test_what_firmware_left_in_command_stays_except_for_bus_mastering() -> None:
+    edu = EduDevice()
+    edu.firmware_command = PCI_COMMAND_SERR | PCI_COMMAND_MASTER
+    with Bench(edu) as bench:
+        assert bench.read(CONFIG, PCI_COMMAND, 2) == PCI_COMMAND_SERR | PCI_COMMAND_MEMORY
 
 
 def test_command_keeps_only_the_bits_that_exist(card: Bench[Card]) -> None:
@@ -258,7 +272,7 @@ def test_reopening_gives_a_fresh_configuration_space(card: Bench[Card]) -> None:
     card.write(CONFIG, PCI_COMMAND, PCI_COMMAND_MASTER, 2)
     card.device.close_device()
     card.device.open_device()
-    assert card.read(CONFIG, PCI_COMMAND, 2) == 0
+    assert card.read(CONFIG, PCI_COMMAND, 2) == PCI_COMMAND_IO | PCI_COMMAND_MEMORY
     assert card.read(CONFIG, PCI_INTERRUPT_PIN, 1) == 0
 
 

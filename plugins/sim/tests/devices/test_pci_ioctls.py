@@ -154,6 +154,7 @@ def test_each_signal_stores_the_value() -> None:
 
 def test_a_signal_while_memory_decode_is_off_stores_nothing() -> None:
     with Bench(Doorbell()) as bench:
+        bench.write(CONFIG, PCI_COMMAND, 0, 2)
         dropped, kept = bench.eventfd(initial=1), bench.eventfd()
         ioeventfd(bench, dropped, data=1)
         ioeventfd(bench, kept, data=2)

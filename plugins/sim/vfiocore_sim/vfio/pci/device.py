@@ -14,6 +14,7 @@ from vfiocore.uapi.pci_regs import (
     PCI_AF_CTRL_FLR,
     PCI_COMMAND,
     PCI_COMMAND_INTX_DISABLE,
+    PCI_COMMAND_IO,
     PCI_COMMAND_MASTER,
     PCI_COMMAND_MEMORY,
     PCI_EXP_DEVCTL,
@@ -127,8 +128,8 @@ class PciDevice(VfioDevice):
     reset_methods: tuple[str, ...] = ("pm",)
     #: True if a reset leaves RAM areas as they are: memory that is not the function's own.
     reset_keeps_ram: bool = False
-    #: COMMAND when the device is opened: nothing decoded unless an author says otherwise.
-    command_at_open: int = 0
+    #: What firmware left in COMMAND. The kernel lets BARs be decoded when it opens the device.
+    firmware_command: int = 0
 
     def __init__(self, *, available_vectors: int | None = None, dynamic_msix: bool = True) -> None:
         self._available_vectors = available_vectors
@@ -274,9 +275,16 @@ class PciDevice(VfioDevice):
         """``vfio_pci_core.c:vfio_pci_core_enable``: bus master off, reset if possible."""
         self._reset_works = bool(self.usable_resets)
         self._opened = self._build()
-        self._opened.space.set(PCI_COMMAND, self.command_at_open & ~PCI_COMMAND_MASTER, 2)
+        command = (self.firmware_command | self._decoders) & ~PCI_COMMAND_MASTER
+        self._opened.space.set(PCI_COMMAND, command, 2)
         if self._reset_works:
             self.reset_function()
+
+    @property
+    def _decoders(self) -> int:
+        """``setup-res.c:pci_enable_resources``: what answers at the addresses of the BARs."""
+        kinds = {PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY for bar in self.bars}
+        return sum(kinds)
 
     def close_device(self) -> None:
         """``vfio_pci_core.c:vfio_pci_core_disable``."""
