@@ -13,6 +13,13 @@ from .script import Script
 CONTAINER = "/dev/vfio/vfio"
 IOMMUFD = "/dev/iommu"
 
+MIB = 1 << 20
+INTERRUPTS = {"x86": 0xFEE00000, "arm64": 0x8000000}
+"""The MiB that interrupts go to on a processor; on others these are addresses as any other."""
+
+REACHES = {"39 bits": 1 << 39, "48 bits": 1 << 48}
+"""Where the reach of an IOMMU ends: intel-iommu's has 39 bits in the guests, SMMUv3's 48."""
+
 
 class Number(ctypes.Structure):
     """An int, where an ioctl takes a pointer to one."""

@@ -6,8 +6,10 @@ import struct
 
 from tests.reality.memory import NOTHING
 from tests.reality.parts import (
+    INTERRUPTS,
     IOMMUFD,
     PAGE,
+    REACHES,
     attach,
     attached_cdev,
     bind,
@@ -264,8 +266,8 @@ def attach_two_devices_of_a_group(s: Script) -> None:
 @sequences(
     {
         "where no memory is": {"user_va": NOTHING},
-        "where interrupts go": {"iova": 0xFEE00000},
-        "beyond what the iommu reaches": {"iova": 1 << 39},
+        **{f"where {machine} interrupts go": {"iova": at} for machine, at in INTERRUPTS.items()},
+        **{f"beyond {bits}": {"iova": end} for bits, end in REACHES.items()},
         "half a page": {"length": PAGE // 2},
         "in a page": {"iova": 0x10800, "user_va": 0x7000_0800},
         "a page that is there": {},

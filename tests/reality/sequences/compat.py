@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.reality.memory import NOTHING, READ_ONLY
 from tests.reality.parts import (
+    INTERRUPTS,
     IOMMUFD,
     PAGE,
     READ,
@@ -220,7 +221,7 @@ def version_1_comes_too_late(s: Script) -> None:
     {
         "where no memory is": {"vaddr": NOTHING},
         "read-only memory": {"vaddr": READ_ONLY},
-        "where interrupts go": {"iova": 0xFEE00000},
+        **{f"where {machine} interrupts go": {"iova": at} for machine, at in INTERRUPTS.items()},
         "no access": {"flags": 0},
         "a page that is there": {},
     }

@@ -8,8 +8,11 @@ import struct
 from tests.reality.memory import NOTHING, READ_ONLY
 from tests.reality.parts import (
     FIXED,
+    INTERRUPTS,
     IOMMUFD,
+    MIB,
     PAGE,
+    REACHES,
     READABLE,
     WRITEABLE,
     attach,
@@ -36,7 +39,6 @@ from vfiocore.uapi.ioctl import _IO, _IOWR
 
 END = 1 << 64
 ALL = END - 1
-REACH = 1 << 39
 
 
 # -- the size of a struct --------------------------------------------------------------------------
@@ -212,8 +214,10 @@ ALLOWED: dict[str, list[tuple[int, int]]] = {
     "two that overlap": [(0x100000, 0x200000), (0x200000, 0x3FFFFF)],
     "the same twice": [(0x100000, 0x1FFFFF), (0x100000, 0x1FFFFF)],
     "everything": [(0, ALL)],
-    "where interrupts go": [(0xFEE00000, 0xFEEFFFFF)],
-    "what the iommu does not reach": [(REACH, REACH + PAGE - 1)],
+    **{
+        f"where {machine} interrupts go": [(at, at + MIB - 1)] for machine, at in INTERRUPTS.items()
+    },
+    **{f"what {bits} do not reach": [(end, end + PAGE - 1)] for bits, end in REACHES.items()},
 }
 
 
@@ -236,11 +240,11 @@ def allow_when_a_device_is_attached(s: Script, ranges: list[tuple[int, int]]) ->
     iova_ranges(s, context, ioas)
 
 
-@sequence
-def allow_and_then_attach_a_device_that_cannot(s: Script) -> None:
+@sequences({f"on {machine}": {"window": at} for machine, at in INTERRUPTS.items()})
+def allow_where_interrupts_go_and_attach_a_device(s: Script, window: int) -> None:
     context, device, _ = cdev_of(s, "edu")
     ioas = new_ioas(s, context)
-    allow(s, context, ioas, (0xFEE00000, 0xFEEFFFFF))
+    allow(s, context, ioas, (window, window + MIB - 1))
     attach(s, device, ioas)
     allow(s, context, ioas)
     attach(s, device, ioas)
@@ -284,10 +288,13 @@ MAPS: dict[str, dict[str, int]] = {
     "memory that cannot be written": {"user_va": READ_ONLY},
     "memory that cannot be written, to read": {"user_va": READ_ONLY, "flags": FIXED | READABLE},
     "a second page that is not there": {"user_va": READ_ONLY, "length": 2 * PAGE},
-    "where interrupts go": {"iova": 0xFEE00000},
-    "into where interrupts go": {"iova": 0xFEDFF000, "length": 2 * PAGE},
-    "the last page in reach": {"iova": REACH - PAGE},
-    "the first page out of reach": {"iova": REACH},
+    **{f"where {machine} interrupts go": {"iova": at} for machine, at in INTERRUPTS.items()},
+    **{
+        f"into where {machine} interrupts go": {"iova": at - PAGE, "length": 2 * PAGE}
+        for machine, at in INTERRUPTS.items()
+    },
+    **{f"the last page of {bits}": {"iova": end - PAGE} for bits, end in REACHES.items()},
+    **{f"the first page beyond {bits}": {"iova": end} for bits, end in REACHES.items()},
     "a place of the kernel's choice": {"flags": READABLE | WRITEABLE, "iova": 0},
     "a place of the kernel's choice, for half a page": {"flags": READABLE, "length": PAGE // 2},
     "a place of the kernel's choice, for half pages": {

@@ -5,8 +5,10 @@ from __future__ import annotations
 from tests.reality.memory import NOTHING
 from tests.reality.parts import (
     CONTAINER,
+    INTERRUPTS,
     IOMMUFD,
     PAGE,
+    REACHES,
     READ,
     attach,
     attached_cdev,
@@ -62,7 +64,7 @@ def info_has_no_ranges(s: Script) -> None:
     {
         "nothing wrong": {},
         "where no memory is": {"vaddr": NOTHING},
-        "where interrupts go": {"iova": 0xFEE00000},
+        **{f"where {machine} interrupts go": {"iova": at} for machine, at in INTERRUPTS.items()},
         "the last page of all": {"iova": (1 << 64) - PAGE},
         "size of a byte": {"size": 1},
         "iova inside a page": {"iova": 0x10800},
@@ -122,8 +124,8 @@ def a_card_joins(s: Script) -> None:
 @sequences(
     {
         "where no memory is": {"vaddr": NOTHING},
-        "where interrupts go": {"iova": 0xFEE00000},
-        "beyond its reach": {"iova": 1 << 39},
+        **{f"where {machine} interrupts go": {"iova": at} for machine, at in INTERRUPTS.items()},
+        **{f"beyond {bits}": {"iova": end} for bits, end in REACHES.items()},
         "what can only be read": {"flags": READ},
     }
 )
@@ -202,7 +204,7 @@ def a_device_file_moves_to_another_ioas(s: Script) -> None:
     {
         "where no memory is": {"user_va": NOTHING},
         "half a page": {"length": PAGE // 2},
-        "where interrupts go": {"iova": 0xFEE00000},
+        **{f"where {machine} interrupts go": {"iova": at} for machine, at in INTERRUPTS.items()},
     }
 )
 def an_ioas_that_maps(s: Script, **fields: int) -> None:

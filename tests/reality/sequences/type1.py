@@ -6,7 +6,10 @@ import struct
 
 from tests.reality.memory import NOTHING, READ_ONLY
 from tests.reality.parts import (
+    INTERRUPTS,
+    MIB,
     PAGE,
+    REACHES,
     READ,
     WRITE,
     container_of,
@@ -26,8 +29,6 @@ MAP_VADDR = v.VFIO_DMA_MAP_FLAG_VADDR
 UNMAP_ALL, UNMAP_VADDR = v.VFIO_DMA_UNMAP_FLAG_ALL, v.VFIO_DMA_UNMAP_FLAG_VADDR
 UNMAP_DIRTY = v.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
 END = 1 << 64
-REACH = 1 << 39
-"""The first address that the guest's IOMMU does not reach."""
 
 
 # -- info ------------------------------------------------------------------------------------------
@@ -68,6 +69,26 @@ def info_of_two_groups(s: Script) -> None:
 
 
 # -- map: one mistake at a time --------------------------------------------------------------------
+ENDS = {
+    f"{words} {bits}": {"iova": end + offset, "size": size}
+    for bits, end in REACHES.items()
+    for words, offset, size in (
+        ("the last page of", -PAGE, PAGE),
+        ("the first page beyond", 0, PAGE),
+        ("across the end of", -PAGE, 2 * PAGE),
+    )
+}
+WINDOWS = {
+    f"{words} {machine} interrupts go": {"iova": at + offset, "size": size}
+    for machine, at in INTERRUPTS.items()
+    for words, offset, size in (
+        ("where", 0, PAGE),
+        ("before where", -PAGE, PAGE),
+        ("into where", -PAGE, 2 * PAGE),
+        ("after where", MIB, PAGE),
+        ("around where", -MIB, 3 * MIB),
+    )
+}
 MAP_MISTAKES: dict[str, dict[str, int]] = {
     "nothing wrong": {},
     "struct one byte short": {"argsz": 31},
@@ -86,19 +107,13 @@ MAP_MISTAKES: dict[str, dict[str, int]] = {
     "iova inside a page": {"iova": 0x10800},
     "address inside a page": {"vaddr": 0x7000_0800},
     "iova zero": {"iova": 0},
-    "the last page that the iommu reaches": {"iova": REACH - PAGE},
-    "the first page that it does not": {"iova": REACH},
-    "across the end of its reach": {"iova": REACH - PAGE, "size": 2 * PAGE},
+    **ENDS,
     "the last page of all": {"iova": END - PAGE},
     "across the last page of all": {"iova": END - PAGE, "size": 2 * PAGE},
     "everything": {"iova": 0, "size": END - PAGE},
     "address that wraps": {"vaddr": END - PAGE, "size": 2 * PAGE},
     "address at the end": {"vaddr": END - PAGE},
-    "where interrupts go": {"iova": 0xFEE00000},
-    "before where interrupts go": {"iova": 0xFEDFF000},
-    "into where interrupts go": {"iova": 0xFEDFF000, "size": 2 * PAGE},
-    "after where interrupts go": {"iova": 0xFEF00000},
-    "around where interrupts go": {"iova": 0xFED00000, "size": 0x300000},
+    **WINDOWS,
     "nothing at the address": {"vaddr": NOTHING},
     "address zero": {"vaddr": 0},
     "the second page is not there": {"vaddr": READ_ONLY, "size": 2 * PAGE, "flags": READ},
@@ -137,7 +152,7 @@ OVERLAPS = {
     "right before it": {"iova": 0xF000, "size": PAGE},
     "right behind it": {"iova": 0x12000, "size": PAGE},
     "over it and with a bad address": {"iova": 0x10000, "size": PAGE, "vaddr": NOTHING},
-    "over it and beyond reach": {"iova": 0x10000, "size": REACH},
+    "over it and beyond reach": {"iova": 0x10000, "size": max(REACHES.values())},
 }
 
 
