@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from tests.vm.guest.binding import given_to
 from tests.vm.guest.devices import on_bus
 from vfiocore.host import LinuxHost
 
+from .differences import sequences_of
 from .recordings import dump
 from .roles import PCI, Roles
 from .script import Script
-from .sequence import Sequence, all_sequences, restricted
+from .sequence import Sequence, restricted
 
 
 @contextmanager
@@ -37,7 +39,7 @@ def main() -> None:
     with devices_ready():
         found = {
             name: script_of(sequence).answers
-            for name, sequence in all_sequences().items()
+            for name, sequence in sequences_of(os.environ["VFIOCORE_VM_MACHINE"]).items()
             if word in name
         }
     Path(path).write_text(dump(found), encoding="utf-8")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from vfiocore.uapi.pci_regs import PCI_COMMAND_IO, PCI_COMMAND_MEMORY, PCI_COMMAND_SERR
 from vfiocore.uapi.vfio import VFIO_DEVICE_FLAGS_PCI
 from vfiocore_sim.devices import EduDevice, IvshmemDevice, NvmeDevice
@@ -10,15 +13,16 @@ from vfiocore_sim.topology import IommuModel, MdevType, Topology
 from vfiocore_sim.vfio.base import VfioDevice
 from vfiocore_sim.vfio.pci import Bar, PciDevice
 
+from .iommus import INTEL, SMMUV3
 from .roles import MDEVS
 from .sequence import CAP_IPC_LOCK, CAP_SYS_RAWIO, CAP_SYS_RESOURCE, Sequence
 
 
-def simulated(sequence: Sequence, iommu: IommuModel) -> SimHost:
-    """A simulated machine with the devices of the guests (``tests/vm/bed``) behind an IOMMU."""
+def simulated(sequence: Sequence, machine: str) -> SimHost:
+    """A simulated machine with the devices of a guest (``tests/vm/bed``)."""
     privileges = sequence.privileges
     host = SimHost(
-        topology(iommu),
+        topology(BOARDS[machine]),
         cap_ipc_lock=privileges.without != CAP_IPC_LOCK,
         cap_sys_rawio=privileges.without != CAP_SYS_RAWIO,
         cap_sys_resource=privileges.without != CAP_SYS_RESOURCE,
@@ -30,24 +34,41 @@ def simulated(sequence: Sequence, iommu: IommuModel) -> SimHost:
     return host
 
 
-AFTER_FIRMWARE = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_SERR
-"""The guest's firmware gave every card its addresses."""
+@dataclass(frozen=True)
+class Board:
+    """What a guest's board makes of the cards that all of them have.
+
+    Attributes:
+        iommu: What is in front of each group.
+        firmware_command: What the firmware leaves in each card's COMMAND.
+        dynamic_msix: Whether its interrupt controller adds MSI-X vectors to those that are in use.
+    """
+
+    iommu: IommuModel
+    firmware_command: int
+    dynamic_msix: bool
+
+    def card(self, program: PciDevice) -> PciDevice:
+        """A card, as it is on this board."""
+        program.firmware_command = self.firmware_command
+        return program
 
 
-class Edu(EduDevice):
-    """The card, as the guest's firmware leaves it."""
-
-    firmware_command = AFTER_FIRMWARE
-
-
-class Ivshmem(IvshmemDevice):
-    """The card, as the guest's firmware leaves it."""
-
-    firmware_command = AFTER_FIRMWARE
+BOARDS: Mapping[str, Board] = {
+    # No firmware: the kernel gives the cards their addresses. The interrupt controller is a GICv3.
+    "aarch64": Board(iommu=SMMUV3, firmware_command=0, dynamic_msix=False),
+    # Firmware gave every card its addresses.
+    "x86_64": Board(
+        iommu=INTEL,
+        firmware_command=PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_SERR,
+        dynamic_msix=True,
+    ),
+}
+"""By the name of the machine in ``tests/vm/bed``; sequences are recorded on each."""
 
 
 class Testdev(PciDevice):
-    """The card ``pci-testdev`` of QEMU, as the guest's firmware leaves it."""
+    """The card ``pci-testdev`` of QEMU."""
 
     vendor_id = 0x1B36
     device_id = 0x0005
@@ -58,7 +79,6 @@ class Testdev(PciDevice):
     power_management = False
     reset_methods = ("bus",)
     spare_bytes = True
-    firmware_command = AFTER_FIRMWARE
 
 
 class Mtty(VfioDevice):
@@ -68,22 +88,24 @@ class Mtty(VfioDevice):
     device_flags = VFIO_DEVICE_FLAGS_PCI
 
 
-def topology(iommu: IommuModel) -> Topology:
+def topology(board: Board) -> Topology:
     """The guest's devices, each group behind the IOMMU."""
+    found = Topology()
+    for group in range(1, 6):
+        found.iommu(group, board.iommu)
     return (
-        Topology()
-        .iommu(1, iommu)
-        .iommu(2, iommu)
-        .iommu(3, iommu)
-        .iommu(4, iommu)
-        .iommu(5, iommu)
-        .pci("0000:01:00.0", Edu, group=1)
-        .pci("0000:02:00.0", lambda: NvmeDevice(queues=64), group=2)
-        .pci("0000:03:00.0", Edu, group=3)
-        .pci("0000:03:00.1", Edu, group=3)
-        .pci("0000:04:00.0", Testdev, group=4)
-        .pci("0000:05:00.0", Ivshmem, group=5)
+        found.pci("0000:01:00.0", lambda: board.card(EduDevice()), group=1)
+        .pci("0000:02:00.0", lambda: board.card(nvme(board)), group=2)
+        .pci("0000:03:00.0", lambda: board.card(EduDevice()), group=3)
+        .pci("0000:03:00.1", lambda: board.card(EduDevice()), group=3)
+        .pci("0000:04:00.0", lambda: board.card(Testdev()), group=4)
+        .pci("0000:05:00.0", lambda: board.card(IvshmemDevice()), group=5)
         .platform("mtty", group=None, driver=None)
         .mdev_parent("mtty", MdevType("mtty-2", "vfio-pci", "mtty", Mtty, instances=12))
         .mdev(MDEVS["mtty"], parent="mtty")
     )
+
+
+def nvme(board: Board) -> NvmeDevice:
+    """The controller, with as many queues as QEMU's."""
+    return NvmeDevice(queues=64, dynamic_msix=board.dynamic_msix)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.vm.bed.bed import prepare
@@ -18,9 +19,9 @@ from tests.vm.bed.folders import RESULTS
 from tests.vm.bed.guest import Limits, Report
 from tests.vm.bed.machines import MACHINES
 
-from .iommus import IOMMUS
+from .differences import sequences_of
+from .machines import BOARDS
 from .recordings import dump, load, recording_of
-from .sequence import all_sequences
 
 SECONDS = 1200
 
@@ -37,23 +38,23 @@ def main() -> int:
     if not report.ok:
         say(f"the guest {report.ending.value}, exit code {report.exit_code}: {report.folder}")
         return 1
-    store(recording_of(report.kernel, options.machine), report)
+    store(recording_of(report.kernel, options.machine), report, sequences_of(options.machine))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     found = argparse.ArgumentParser(prog="python -m tests.reality.record", description=__doc__)
-    found.add_argument("--machine", default="x86_64", choices=sorted(IOMMUS))
+    found.add_argument("--machine", default="x86_64", choices=sorted(BOARDS))
     found.add_argument("-k", dest="word", default="", help="only sequences with this in their name")
     return found
 
 
-def store(path: Path, report: Report) -> None:
+def store(path: Path, report: Report, names: Iterable[str]) -> None:
     """Put the answers of a guest beside those of sequences that did not run and still exist."""
     kept = load(path) if path.exists() else {}
     answers = {**kept, **load(report.folder / "answers.json")}
-    known = {name: answers[name] for name in all_sequences() if name in answers}
+    known = {name: answers[name] for name in names if name in answers}
     path.write_text(dump(known), encoding="utf-8")
     say(f"{len(known)} sequences in {path.relative_to(Path.cwd())}")
 

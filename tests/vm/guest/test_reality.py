@@ -8,15 +8,16 @@ from functools import cache
 
 import pytest
 
+from tests.reality.differences import sequences_of
 from tests.reality.in_guest import devices_ready, script_of
-from tests.reality.iommus import IOMMUS
+from tests.reality.machines import BOARDS
 from tests.reality.recordings import SIMULATED, Answers, differences, load, recording_of
-from tests.reality.sequence import Sequence, all_sequences
+from tests.reality.sequence import Sequence
 
 MACHINE = os.environ["VFIOCORE_VM_MACHINE"]
 
-if MACHINE in IOMMUS:  # the others have other devices
-    SEQUENCES = all_sequences()
+if MACHINE in BOARDS:  # the others have other devices
+    SEQUENCES = sequences_of(MACHINE)
 
     @pytest.fixture(scope="module")
     def devices() -> Iterator[None]:

@@ -141,7 +141,7 @@ class BoundDevice:
         if hwpt.model != self.group.iommu:
             raise refused(errno.EINVAL)
         if hwpt.faults is not None:
-            raise refused(errno.ENODEV)  # iommu.c:intel_iommu_enable_iopf: no device asks for pages
+            raise refused(hwpt.model.no_page_requests)
         moved = self._siblings
         if self.hwpt is None and moved and moved[0].hwpt is not hwpt:
             raise refused(errno.EINVAL)

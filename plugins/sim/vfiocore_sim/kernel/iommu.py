@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from attrs import frozen
 
 from vfiocore.uapi.iommufd import IOMMU_HW_INFO_TYPE_NONE
@@ -45,6 +47,10 @@ class IommuModel:
     enforces_coherency: bool = True
     #: Makes page tables for devices that use PASIDs, though none does.
     pasids: bool = False
+    #: The errno of a page table with a fault queue, as no device asks for pages: ENODEV of VT-d
+    #: (``iommu.c:intel_iommu_enable_iopf``), EOPNOTSUPP of SMMUv3 without
+    #: CONFIG_ARM_SMMU_V3_SVA (``arm-smmu-v3.c:arm_smmu_enable_iopf``).
+    no_page_requests: int = errno.ENODEV
     #: What IOMMU_GET_HW_INFO says: an IOMMU_HW_INFO_TYPE_* number, and that type's struct.
     hw_info_type: int = IOMMU_HW_INFO_TYPE_NONE
     hw_info_data: bytes = b""
