@@ -38,8 +38,8 @@ class ScriptedHost(LinuxHost):
     def eventfd(self, initial: int = 0, flags: int = EVENTFD_DEFAULT) -> int:
         return self._opened(super().eventfd(initial, flags))
 
-    def memfd(self, name: str, size: int) -> int:
-        return self._opened(super().memfd(name, size))
+    def memfd(self, name: str, size: int, *, hugetlb: int | None = None) -> int:
+        return self._opened(super().memfd(name, size, hugetlb=hugetlb))
 
     def dup(self, fd: int) -> int:
         return self._opened(os.dup(fd))

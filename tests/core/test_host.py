@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import io
 import json
+import mmap
 import os
 import socket
+import stat
 import struct
 import termios
 import threading
@@ -16,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from vfiocore.host import POLLIN, Host, LinuxHost, TraceHost
+from vfiocore.host import MADV_POPULATE_WRITE, POLLIN, Host, LinuxHost, TraceHost
 from vfiocore.uapi import vfio
 from vfiocore_sim.host import SimHost
 
@@ -97,6 +100,83 @@ def test_a_memfd_that_cannot_have_its_size_is_closed(linux: LinuxHost) -> None:
     with pytest.raises(OSError, match=r"."):
         linux.memfd("x", -1)
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_file_has_a_type_a_size_and_a_block(linux: LinuxHost) -> None:
+    fd = linux.memfd("x", 12345)
+    found = linux.fstat(fd)
+    assert (stat.S_ISREG(found.mode), found.size) == (True, 12345)
+    assert found.block_size == os.fstat(fd).st_blksize
+    linux.close(fd)
+
+
+def test_a_file_can_be_given_a_size(linux: LinuxHost) -> None:
+    fd = linux.memfd("x", 16)
+    linux.truncate(fd, 100)
+    assert linux.pread(fd, 200, 0) == bytes(100)
+    linux.close(fd)
+
+
+def test_a_file_that_is_created_is_the_users_alone(linux: LinuxHost, tmp_path: Path) -> None:
+    linux.close(linux.open(str(tmp_path / "new"), os.O_RDWR | os.O_CREAT))
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+
+def resident(memory: mmap.mmap) -> list[bool]:
+    """Which pages of memory are there: mincore(2)."""
+    pages = len(memory) // mmap.PAGESIZE
+    found = (ctypes.c_ubyte * pages)()
+    start = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mincore(start, ctypes.c_size_t(len(memory)), found) == 0
+    return [bool(page & 1) for page in found]
+
+
+def test_advice_is_for_a_part_of_memory(linux: LinuxHost) -> None:
+    page = linux.page_size
+    with linux.mmap(-1, 8 * page, prot=3, flags=mmap.MAP_PRIVATE) as memory:
+        linux.madvise(memory, mmap.MADV_NOHUGEPAGE, 0, 8 * page)
+        linux.madvise(memory, MADV_POPULATE_WRITE, 2 * page, 3 * page)
+        assert resident(memory) == [False] * 2 + [True] * 3 + [False] * 3
+
+
+def test_advice_that_the_kernel_refuses_has_its_errno(linux: LinuxHost) -> None:
+    with linux.mmap(-1, linux.page_size, prot=3, flags=mmap.MAP_PRIVATE) as memory:
+        with pytest.raises(OSError, match="Invalid argument") as caught:
+            linux.madvise(memory, 12345, 0, linux.page_size)
+        assert caught.value.errno == errno.EINVAL
+
+
+def test_other_threads_go_on_while_the_kernel_takes_advice(linux: LinuxHost) -> None:
+    size = 256 << 20
+    with linux.mmap(-1, size, prot=3, flags=mmap.MAP_PRIVATE) as memory:
+        filling = threading.Thread(
+            target=linux.madvise, args=(memory, MADV_POPULATE_WRITE, 0, size)
+        )
+        filling.start()
+        turns = 0
+        while filling.is_alive():
+            time.sleep(0)
+            turns += 1
+        filling.join()
+    assert turns > 10
+
+
+def test_a_huge_page_is_some_number_of_pages(linux: LinuxHost) -> None:
+    huge = linux.huge_page_size
+    assert huge is None or (huge > linux.page_size and huge % linux.page_size == 0)
+
+
+def test_a_kernel_without_huge_pages_says_so() -> None:
+    class WithoutHugePages(LinuxHost):
+        def read_file(self, path: str) -> bytes:
+            raise FileNotFoundError(errno.ENOENT, path)
+
+    assert WithoutHugePages().huge_page_size is None
+
+
+def test_the_cpus_are_those_that_the_process_may_use(linux: LinuxHost) -> None:
+    assert linux.cpu_count() == len(os.sched_getaffinity(0))
 
 
 def test_files_and_directories_are_read(linux: LinuxHost, tmp_path: Path) -> None:
@@ -272,6 +352,7 @@ def test_lines_of_several_threads_do_not_mix(host: ScriptedHost) -> None:
 
 def test_a_trace_is_of_the_inner_host(traced: TraceHost, host: ScriptedHost) -> None:
     assert (traced.name, traced.page_size) == (host.name, host.page_size)
+    assert traced.huge_page_size == host.huge_page_size
 
 
 def test_every_call_of_the_protocol_is_traced(
@@ -288,6 +369,12 @@ def test_every_call_of_the_protocol_is_traced(
     traced.close(traced.dup(fd))
     traced.close(fd)
     traced.memlock_limit()
+    traced.cpu_count()
+    file = traced.memfd("x", traced.page_size)
+    traced.truncate(file, 2 * traced.page_size)
+    with traced.mmap(file, traced.page_size, prot=3, flags=1) as memory:
+        traced.madvise(memory, MADV_POPULATE_WRITE, 0, traced.page_size)
+    traced.close(file)
     event = traced.eventfd()
     traced.poll([(event, POLLIN)], 0)
     traced.send_fds(pair[0].fileno(), b"z", [event])
@@ -302,5 +389,5 @@ def test_every_call_of_the_protocol_is_traced(
     traced.read_file(path)
     called = {line["call"] for line in lines(sink)}
     protocol = {name for name in vars(Host) if not name.startswith("_")}
-    untried = {"ioctl", "mmap", "memfd", "pread", "pwrite", "name", "page_size"}
+    untried = {"ioctl", "pread", "pwrite", "name", "page_size", "huge_page_size"}
     assert called == protocol - untried

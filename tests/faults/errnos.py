@@ -98,6 +98,7 @@ TABLE = {
     "mmap device": _row("7 mmap", e.EINVAL, e.EBUSY, e.ENOMEM, e.ENODEV, e.EAGAIN),
     # -- memory and events ---------------------------------------------------------------------
     "mmap": _row("mmap(2)", e.ENOMEM, e.EAGAIN, e.ENFILE),
+    "madvise": _row("madvise(2)", e.ENOMEM, e.EFAULT),
     "memfd": _row("memfd_create(2), ftruncate(2)", e.EMFILE, e.ENFILE, e.ENOMEM, e.EFBIG),
     "eventfd": _row("eventfd(2)", e.EMFILE, e.ENFILE, e.ENODEV, e.ENOMEM),
     "read": _row("eventfd(2)", e.EAGAIN),

@@ -13,7 +13,7 @@ from vfiocore_sim.host import SimHost
 CALLS = frozenset(
     {
         "open", "close", "dup", "fstat", "read", "write", "pread", "pwrite", "ioctl",
-        "mmap", "memfd", "eventfd", "poll", "send_fds", "recv_fds",
+        "mmap", "madvise", "memfd", "truncate", "eventfd", "poll", "send_fds", "recv_fds",
         "listdir", "readlink", "read_file", "write_file", "exists", "realpath",
     }
 )  # fmt: skip

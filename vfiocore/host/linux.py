@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -11,6 +12,7 @@ import resource
 import select
 import socket
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vfiocore.host.protocol import EVENTFD_DEFAULT, FileStat
@@ -18,16 +20,28 @@ from vfiocore.host.protocol import EVENTFD_DEFAULT, FileStat
 if TYPE_CHECKING:
     from vfiocore.host.protocol import IoctlArgument
 
+_HUGE_PAGE_SIZE = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+_MFD_HUGETLB = 4
+_MFD_HUGE_SHIFT = 26
+_ONLY_THE_USER = 0o600
+
 
 class LinuxHost:
     """The running kernel, reached with as little as possible in between.
 
-    Stateless: any number of instances are alike. `pread`, `pwrite` and `ioctl` are the
+    Any number of instances are alike. `pread`, `pwrite` and `ioctl` are the
     interpreter's own functions, without a Python frame around them.
     """
 
     name = "linux"
     page_size: int = mmap.PAGESIZE
+
+    @cached_property
+    def huge_page_size(self) -> int | None:
+        try:
+            return int(self.read_file(_HUGE_PAGE_SIZE))
+        except OSError:
+            return None
 
     if TYPE_CHECKING:
 
@@ -49,17 +63,34 @@ class LinuxHost:
         ioctl = staticmethod(fcntl.ioctl)
 
     def open(self, path: str, flags: int = os.O_RDWR) -> int:
-        return os.open(path, flags | os.O_CLOEXEC)
+        return os.open(path, flags | os.O_CLOEXEC, _ONLY_THE_USER)
 
     def fstat(self, fd: int) -> FileStat:
         stat = os.fstat(fd)
-        return FileStat(stat.st_mode, stat.st_rdev)
+        return FileStat(stat.st_mode, stat.st_rdev, stat.st_size, stat.st_blksize)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def madvise(self, memory: mmap.mmap, advice: int, offset: int, length: int) -> None:
+        # Not mmap.madvise, which keeps every other thread of Python waiting.
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory, offset))
+        if self._libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
     def mmap(self, fd: int, length: int, *, prot: int, flags: int, offset: int = 0) -> mmap.mmap:
         return mmap.mmap(fd, length, flags, prot, offset=offset)
 
-    def memfd(self, name: str, size: int) -> int:
-        fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    @cached_property
+    def _libc(self) -> ctypes.CDLL:
+        return ctypes.CDLL(None, use_errno=True)
+
+    def memfd(self, name: str, size: int, *, hugetlb: int | None = None) -> int:
+        flags = os.MFD_CLOEXEC
+        if hugetlb is not None:
+            flags |= _MFD_HUGETLB | (hugetlb.bit_length() - 1) << _MFD_HUGE_SHIFT
+        fd = os.memfd_create(name, flags)
         try:
             os.ftruncate(fd, size)
         except OSError:
@@ -70,6 +101,9 @@ class LinuxHost:
     def memlock_limit(self) -> int | None:
         soft, _hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
         return None if soft == resource.RLIM_INFINITY else soft
+
+    def cpu_count(self) -> int:
+        return len(os.sched_getaffinity(0))
 
     def eventfd(self, initial: int = 0, flags: int = EVENTFD_DEFAULT) -> int:
         return os.eventfd(initial, flags)

@@ -36,15 +36,27 @@ PROT_WRITE = mmap.PROT_WRITE
 MAP_SHARED = mmap.MAP_SHARED
 MAP_PRIVATE = mmap.MAP_PRIVATE
 MAP_ANONYMOUS = mmap.MAP_ANONYMOUS
-# Absent where the interpreter was built without it.
-MADV_HUGEPAGE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
+# The interpreter names neither the rest of what it passes on nor, in every build, these.
+MAP_HUGETLB = 0x40000
+MAP_HUGE_SHIFT = 26
+MADV_HUGEPAGE = 14
+MADV_POPULATE_WRITE = 23
 
 
 class FileStat(NamedTuple):
-    """What the library asks of ``fstat``: the file type bits, and the device number."""
+    """What the library asks of ``fstat``.
+
+    Attributes:
+        mode: The file type bits among others.
+        rdev: The device number.
+        size: In bytes.
+        block_size: What the file system likes to be used by, in bytes: a huge page in hugetlbfs.
+    """
 
     mode: int
     rdev: int
+    size: int = 0
+    block_size: int = 0
 
 
 @runtime_checkable
@@ -63,9 +75,13 @@ class Host(Protocol):
     def page_size(self) -> int:
         """The size of a page of memory in bytes: 4, 16 or 64 KiB."""
 
+    @property
+    def huge_page_size(self) -> int | None:
+        """The size of a transparent huge page in bytes; None where the kernel has none."""
+
     # -- files -------------------------------------------------------------------------------
     def open(self, path: str, flags: int = os.O_RDWR) -> int:
-        """Open a node; the fd is close-on-exec."""
+        """Open a node; the fd is close-on-exec. A file that is created is the user's alone."""
 
     def close(self, fd: int) -> None:
         """Close an fd that this host opened or received."""
@@ -74,7 +90,10 @@ class Host(Protocol):
         """Duplicate an fd, close-on-exec."""
 
     def fstat(self, fd: int) -> FileStat:
-        """The type and device number of an open file."""
+        """What kind of file an fd is, and how large."""
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Give a file `size` bytes; new ones are zero."""
 
     def read(self, fd: int, size: int) -> bytes:
         """Read at the file's own position: eventfds and streams."""
@@ -92,14 +111,26 @@ class Host(Protocol):
         """Issue one ioctl; a buffer is updated in place; the kernel's return value."""
 
     # -- memory ------------------------------------------------------------------------------
+    def madvise(self, memory: mmap.mmap, advice: int, offset: int, length: int) -> None:
+        """Advise on `length` bytes at `offset` (whole pages) of writable memory from `mmap`.
+
+        Other threads go on meanwhile, also with Python.
+        """
+
     def mmap(self, fd: int, length: int, *, prot: int, flags: int, offset: int = 0) -> mmap.mmap:
         """Map `length` bytes of `fd` (or of nothing, with -1 and ``MAP_ANONYMOUS``)."""
 
-    def memfd(self, name: str, size: int) -> int:
-        """A new memory file of `size` bytes, close-on-exec."""
+    def memfd(self, name: str, size: int, *, hugetlb: int | None = None) -> int:
+        """A new memory file of `size` bytes, close-on-exec.
+
+        `hugetlb` takes its pages from the pool of that size, in bytes.
+        """
 
     def memlock_limit(self) -> int | None:
         """The soft RLIMIT_MEMLOCK of this process in bytes; None when it has none."""
+
+    def cpu_count(self) -> int:
+        """How many CPUs this process may run on."""
 
     # -- events ------------------------------------------------------------------------------
     def eventfd(self, initial: int = 0, flags: int = EVENTFD_DEFAULT) -> int:

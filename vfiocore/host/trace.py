@@ -42,6 +42,10 @@ class TraceHost:
     def page_size(self) -> int:
         return self._inner.page_size
 
+    @property
+    def huge_page_size(self) -> int | None:
+        return self._inner.huge_page_size
+
     # -- files -------------------------------------------------------------------------------
     def open(self, path: str, flags: int = os.O_RDWR) -> int:
         return self._traced("open", self._inner.open, path, flags)
@@ -54,6 +58,9 @@ class TraceHost:
 
     def fstat(self, fd: int) -> FileStat:
         return self._traced("fstat", self._inner.fstat, fd)
+
+    def truncate(self, fd: int, size: int) -> None:
+        return self._traced("truncate", self._inner.truncate, fd, size)
 
     def read(self, fd: int, size: int) -> bytes:
         return self._traced("read", self._inner.read, fd, size)
@@ -84,17 +91,26 @@ class TraceHost:
         return self._traced("ioctl", call, fd, request, before, extra=record)
 
     # -- memory ------------------------------------------------------------------------------
+    def madvise(self, memory: mmap.mmap, advice: int, offset: int, length: int) -> None:
+        return self._traced("madvise", self._inner.madvise, memory, advice, offset, length)
+
     def mmap(self, fd: int, length: int, *, prot: int, flags: int, offset: int = 0) -> mmap.mmap:
         def call(fd: int, length: int, prot: int, flags: int, offset: int) -> mmap.mmap:
             return self._inner.mmap(fd, length, prot=prot, flags=flags, offset=offset)
 
         return self._traced("mmap", call, fd, length, prot, flags, offset)
 
-    def memfd(self, name: str, size: int) -> int:
-        return self._traced("memfd", self._inner.memfd, name, size)
+    def memfd(self, name: str, size: int, *, hugetlb: int | None = None) -> int:
+        def call(name: str, size: int, hugetlb: int | None) -> int:
+            return self._inner.memfd(name, size, hugetlb=hugetlb)
+
+        return self._traced("memfd", call, name, size, hugetlb)
 
     def memlock_limit(self) -> int | None:
         return self._traced("memlock_limit", self._inner.memlock_limit)
+
+    def cpu_count(self) -> int:
+        return self._traced("cpu_count", self._inner.cpu_count)
 
     # -- events ------------------------------------------------------------------------------
     def eventfd(self, initial: int = 0, flags: int = EVENTFD_DEFAULT) -> int:

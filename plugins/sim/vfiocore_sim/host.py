@@ -6,11 +6,21 @@ import errno
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import evolve
 
-from vfiocore.host import EVENTFD_DEFAULT, FileStat, LinuxHost
+from vfiocore.host import (
+    EVENTFD_DEFAULT,
+    MADV_POPULATE_WRITE,
+    MAP_ANONYMOUS,
+    MAP_HUGETLB,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    FileStat,
+    LinuxHost,
+)
 from vfiocore_sim.device import DeviceMapping
 from vfiocore_sim.kernel.machine import KernelOptions, Machine
 from vfiocore_sim.kernel.memory import addresses
@@ -31,7 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Fault", "SimHost", "Translated"]
 
 T = TypeVar("T")
-_SIMULATED = ("/sys", "/dev/vfio", "/dev/iommu", "/dev/kvm", "/dev/char")
+_SIMULATED = ("/sys", "/proc/meminfo", "/dev/vfio", "/dev/iommu", "/dev/kvm", "/dev/char")
+_REAL_FLAGS = MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS
 _RECORD_LIMIT = 100_000
 _IOC_NUMBER = 0xFFFF
 
@@ -39,15 +50,17 @@ _IOC_NUMBER = 0xFFFF
 class SimHost:
     """A simulated machine, seen through the `Host` protocol.
 
-    /sys, /dev/vfio, /dev/iommu, /dev/kvm and /dev/char are the simulated machine's; every other
-    path, memory and eventfds are those of the machine that this runs on. Safe to use from any
-    thread.
+    /sys, /dev/vfio, /dev/iommu, /dev/kvm, /dev/char and the sizes of huge pages in /proc/meminfo
+    are the simulated machine's; every other path, memory and eventfds are those of the machine
+    that this runs on. Huge pages are counted as theirs, and are ordinary memory. Safe to use from
+    any thread.
 
     Args:
         topology: The machine; `Topology.default()` if None.
         record: Keep the calls, for `calls` and `call_names`; the last 100000 of them.
         **options: See `KernelOptions`: ``memlock_limit`` (bytes), ``page_size`` (bytes),
-            ``cap_sys_rawio``, ``dma_entry_limit``, ``noiommu``, ``without``...
+            ``hugepages`` (``{2 << 20: 8}`` is a pool of eight), ``cap_sys_rawio``,
+            ``dma_entry_limit``, ``noiommu``, ``without``...
     """
 
     name = "sim"
@@ -68,6 +81,11 @@ class SimHost:
     def page_size(self) -> int:
         """The size of a page of the simulated machine, in bytes."""
         return self._machine.page_size
+
+    @property
+    def huge_page_size(self) -> int | None:
+        """The size of a transparent huge page of the machine that this runs on, in bytes."""
+        return self._system.huge_page_size
 
     # -- for tests ---------------------------------------------------------------------------
     @property
@@ -191,6 +209,13 @@ class SimHost:
             file = self._machine.files.find(fd)
         return FileStat(file.mode, file.rdev) if file else self._system.fstat(fd)
 
+    def truncate(self, fd: int, size: int) -> None:
+        """Give a real file a size; EINVAL for a simulated one."""
+        with self._lock:
+            if self._machine.files.find(fd) is not None:
+                raise refused(errno.EINVAL)
+        self._system.truncate(fd, size)
+
     def read(self, fd: int, size: int) -> bytes:
         """Read at the file's own position."""
         with self._lock:
@@ -247,14 +272,43 @@ class SimHost:
         return result
 
     # -- memory ------------------------------------------------------------------------------
+    def madvise(self, memory: mmap.mmap, advice: int, offset: int, length: int) -> None:
+        """Advise on real memory; EINVAL for what the simulated kernel is `without`."""
+        self._recorder.check("madvise")
+        if advice == MADV_POPULATE_WRITE and not self._machine.has("MADV_POPULATE_WRITE"):
+            raise refused(errno.EINVAL)
+        self._system.madvise(memory, advice, offset, length)
+
     def mmap(self, fd: int, length: int, *, prot: int, flags: int, offset: int = 0) -> mmap.mmap:
         """Map a device region, or real memory."""
         with self._lock:
             file = self._machine.files.find(fd) if fd >= 0 else None
             if file is not None:
                 return self._map_device(file, length, prot, flags, offset)
-        self._recorder.check("mmap")
-        return self._system.mmap(fd, length, prot=prot, flags=flags, offset=offset)
+            self._recorder.check("mmap")
+            give_back = self._take_huge_pages(fd, length, flags)
+        if give_back is None:
+            return self._system.mmap(fd, length, prot=prot, flags=flags, offset=offset)
+        try:
+            memory = DeviceMapping(fd, length, flags & _REAL_FLAGS, prot, offset=offset)
+        except OSError:
+            give_back()
+            raise
+        memory.on_unmap = give_back
+        return memory
+
+    def _take_huge_pages(self, fd: int, length: int, flags: int) -> Callable[[], None] | None:
+        """Promise the pages of a mapping; what gives them back. None if it has no huge pages."""
+        pools = self._machine.hugepages
+        if fd >= 0:
+            undo = pools.map_file(fd)
+        else:
+            undo = pools.take(pools.size_of(flags), length) if flags & MAP_HUGETLB else None
+        return None if undo is None else partial(self._locked, undo)
+
+    def _locked(self, do: Callable[[], None]) -> None:
+        with self._lock:
+            do()
 
     def _map_device(
         self, file: OpenFile, length: int, prot: int, flags: int, offset: int
@@ -287,14 +341,23 @@ class SimHost:
             finally:
                 file.drop()
 
-    def memfd(self, name: str, size: int) -> int:
+    def memfd(self, name: str, size: int, *, hugetlb: int | None = None) -> int:
         """A new memory file of `size` bytes."""
         self._recorder.check("memfd")
-        return self._system.memfd(name, size)
+        if hugetlb is None:
+            return self._system.memfd(name, size)
+        self._machine.hugepages.check_file(hugetlb, size)
+        fd = self._system.memfd(name, size)
+        self._machine.hugepages.add_file(fd, hugetlb)
+        return fd
 
     def memlock_limit(self) -> int | None:
         """The limit of the simulated process, in bytes."""
         return self._machine.locked.limit
+
+    def cpu_count(self) -> int:
+        """The CPUs of the machine that this runs on."""
+        return self._system.cpu_count()
 
     # -- events ------------------------------------------------------------------------------
     def eventfd(self, initial: int = 0, flags: int = EVENTFD_DEFAULT) -> int:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import mmap
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from vfiocore_sim.kernel.accounting import LockedMemory
 from vfiocore_sim.kernel.files import FileTable
 from vfiocore_sim.kernel.group import Group
+from vfiocore_sim.kernel.hugepages import HugePagePools
 from vfiocore_sim.kernel.iommu import IommuModel
 from vfiocore_sim.kernel.kernelport import KernelSide
 from vfiocore_sim.kernel.memory import ProcessMemory
@@ -28,13 +29,18 @@ MAXIMUM_FAULTS = 4096
 _REQUEST_SECONDS = 10.0
 
 
+def _by_size(pages: Mapping[Any, int]) -> dict[int, int]:
+    return {int(size): count for size, count in pages.items()}  # a key is a string in TOML
+
+
 @frozen(kw_only=True)
 class KernelOptions:
     """What the kernel was built with, its module parameters, and the process's privileges.
 
     Sizes are in bytes. `without` names what an older kernel lacks: ioctls (answered with ENOTTY),
     extensions (``VFIO_UNMAP_ALL``: 0), and ``iommufd``, ``cdev``, ``container``, ``kvm``, whose
-    nodes are missing.
+    nodes are missing, or ``MADV_POPULATE_WRITE``. `hugepages` has the number of huge pages in the
+    pool of each size; without, as on a kernel without CONFIG_HUGETLBFS, there is no pool.
     """
 
     page_size: int = mmap.PAGESIZE
@@ -43,6 +49,7 @@ class KernelOptions:
     cap_ipc_lock: bool = False
     cap_sys_resource: bool = True
     dma_entry_limit: int = 65535
+    hugepages: Mapping[int, int] = field(factory=lambda: {2 << 20: 0}, converter=_by_size)
     noiommu: bool | None = None
     allow_unsafe_interrupts: bool = False
     iommufd_allow_unsafe_interrupts: bool = False
@@ -69,6 +76,7 @@ class Machine:
         self.memory: ProcessMemory = ProcessMemory(mmap.PAGESIZE)
         self.physical: PhysicalMemory = PhysicalMemory(self.memory)
         self.locked: LockedMemory = LockedMemory(options.memlock_limit, options.cap_ipc_lock)
+        self.hugepages: HugePagePools = HugePagePools(options.hugepages)
         self.faults: list[Fault] = []
         self.specs: dict[tuple[str, str], DeviceSpec] = {
             (spec.bus, spec.name): spec for spec in topology.devices

@@ -60,6 +60,7 @@ class Sysfs:
         for group in self._machine.groups.values():
             self._add_group(group)
         self._add_modules()
+        self._add_memory()
         self._add_nodes()
 
     # -- /dev --------------------------------------------------------------------------------
@@ -215,3 +216,21 @@ class Sysfs:
         for name, value in parameters.items():
             shown = ("Y" if value else "N") if isinstance(value, bool) else value
             self._tree.put(f"/sys/module/{name}", text(shown))
+
+    # -- memory ------------------------------------------------------------------------------
+    def _add_memory(self) -> None:
+        pools = self._machine.hugepages
+        for size in pools.total:
+            self._add_pool(size)
+        lines = f"Hugepagesize: {pools.default >> 10:>7} kB\n" if pools.total else ""
+        self._tree.put("/proc/meminfo", lines.encode())
+
+    def _add_pool(self, size: int) -> None:
+        """Pages count as used from when they are promised, which ``resv_hugepages`` then is not."""
+        tree, pools = self._tree, self._machine.hugepages
+        root = f"/sys/kernel/mm/hugepages/hugepages-{size >> 10}kB"
+        total = SysfsFile(lambda: text(pools.total[size]), self._storing(pools.resize, size).write)
+        tree.put(f"{root}/nr_hugepages", total)
+        free = SysfsFile(lambda: text(pools.total[size] - pools.used[size]))
+        tree.put(f"{root}/free_hugepages", free)
+        tree.put(f"{root}/resv_hugepages", text(0))
