@@ -16,6 +16,8 @@ from vfiocore.container import Attachment, Container
 from vfiocore.errors import (
     BrokenPluginError,
     ClosedError,
+    DmaLimitError,
+    KernelError,
     kernel_error,
 )
 from vfiocore.kvm import KvmLink
@@ -214,26 +216,41 @@ class Session:
         below: int | None = None,
         access: Access = Access.READ_WRITE,
         shared: bool = False,
+        hugetlb: int | None = None,
+        populate: bool = True,
     ) -> DmaBuffer:
-        """Memory that every device of the session can reach.
+        """Memory that every device of the session can reach, made so that it maps fast.
 
         Args:
             size: In bytes; what is mapped is rounded up to whole pages.
             iova: The address that devices use; chosen if None.
-            align: The alignment of a chosen address in bytes, a power of two; at least a page.
+            align: The alignment of a chosen address in bytes, a power of two; at least a page, and
+                a huge page for a buffer as large, unless there is no such address.
             below: All of it is below this address, for devices with few address bits.
             access: What devices may do with it.
             shared: Make it a memfd, to be shared with other processes and mapped by file.
+            hugetlb: Take it from the pool of huge pages of this size in bytes.
+            populate: Fill it with pages in parallel; without, the map does so.
 
         Raises:
             DmaError: as `Container.dma_map` fails; DmaLimitError (ENOSPC) without a free address.
-            KernelError: ENOMEM and others, the memory itself is not to be had.
+            UnsupportedError: EINVAL, the machine has no huge pages of the size `hugetlb`.
+            KernelError: ENOMEM and others, the memory itself is not to be had; a pool of huge
+                pages that is short has a hint that says how to mend it.
         """
         with self.lock:
             self._check_open()
             try:
-                page = self.space.granularity
-                buffer = DmaBuffer(self.host, size, shared=shared, align=page)
+                buffer = DmaBuffer(
+                    self.host,
+                    size,
+                    shared=shared,
+                    align=self.space.granularity,
+                    hugetlb=hugetlb,
+                    populate=populate,
+                )
+            except KernelError:
+                raise
             except OSError as error:
                 raise kernel_error(
                     error, "mmap", "DMA buffer", detail=f"{size:#x} bytes"
@@ -404,11 +421,21 @@ class Session:
         access: Access,
     ) -> DmaMapping:
         if iova is None:
-            step = max(align or 0, self.space.granularity)
-            iova = self.space.allocate(buffer.length, align=step, below=below)
+            iova = self._iova_for(buffer, align, below)
         # By file, the offset has to be aligned as well as the address.
         fd = None if buffer.fd_offset else buffer.fd
         return DmaMapping(iova, buffer.length, buffer.vaddr, access, fd)
+
+    def _iova_for(self, buffer: DmaBuffer, align: int | None, below: int | None) -> int:
+        """A free IOVA: one at which the IOMMU can use pages as large as the buffer's, if any."""
+        least = max(align or 0, self.space.granularity)
+        best = max(least, buffer.large_page)
+        try:
+            return self.space.allocate(buffer.length, align=best, below=below)
+        except DmaLimitError:
+            if best == least:
+                raise
+        return self.space.allocate(buffer.length, align=least, below=below)
 
     def _release(self, buffer: DmaBuffer, mapping: DmaMapping) -> None:
         with self.lock:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
+import struct
 import sys
 
 import pytest
 
 from vfiocore.errors import ClosedError
-from vfiocore.host import LinuxHost
+from vfiocore.host import MADV_HUGEPAGE, MADV_POPULATE_WRITE, LinuxHost
 from vfiocore.memory import DmaBuffer, address_of
 
 HOST = LinuxHost()
@@ -27,8 +29,6 @@ def test_a_new_buffer_is_zero() -> None:
 
 
 def test_what_is_written_is_read_back_and_is_at_the_address() -> None:
-    import ctypes
-
     with DmaBuffer(HOST, PAGE) as buffer:
         buffer.write(0x10, b"descriptor")
 
@@ -143,8 +143,6 @@ def test_memory_that_is_looked_at_stays_until_the_view_goes() -> None:
 
 
 def test_a_view_that_is_exported_further_does_not_keep_the_buffer_open() -> None:
-    import ctypes
-
     buffer = DmaBuffer(HOST, 16)
     number = ctypes.c_uint32.from_buffer(buffer.view)
     number.value = 9
@@ -176,7 +174,7 @@ class WithoutMemory(LinuxHost):
     def __init__(self) -> None:
         self.files: list[int] = []
 
-    def memfd(self, name: str, size: int) -> int:
+    def memfd(self, name: str, size: int, *, hugetlb: int | None = None) -> int:
         self.files.append(super().memfd(name, size))
         return self.files[-1]
 
@@ -193,47 +191,167 @@ def test_a_buffer_that_cannot_be_mapped_leaves_no_file_open() -> None:
         os.fstat(host.files[0])
 
 
-class Advised(mmap.mmap):
-    """Memory that notes the advice given to the kernel, and may refuse it."""
-
-    advice: list[int]
-    answer: int = 0
-
-    def madvise(self, option: int, start: int = 0, length: int = 0) -> None:
-        self.advice.append(option)
-        if self.answer:
-            raise OSError(self.answer, os.strerror(self.answer))
+MIB = 1 << 20
+HUGE = HOST.huge_page_size or 512 * PAGE
 
 
 class AdvisedHost(LinuxHost):
-    def __init__(self, answer: int = 0) -> None:
-        self.advice: list[int] = []
+    """Notes the advice given to the kernel, each with offset and length, and may refuse it."""
+
+    huge_page_size = HUGE
+
+    def __init__(self, refused: int | None = None, answer: int = 0) -> None:
+        self.advice: list[tuple[int, int, int]] = []
+        self.refused = refused
         self.answer = answer
+        self.mapped: list[mmap.mmap] = []
 
     def mmap(self, fd: int, length: int, *, prot: int, flags: int, offset: int = 0) -> mmap.mmap:
-        memory = Advised(fd, length, flags, prot, offset=offset)
-        memory.advice, memory.answer = self.advice, self.answer
-        return memory
+        self.mapped.append(super().mmap(fd, length, prot=prot, flags=flags, offset=offset))
+        return self.mapped[-1]
+
+    def madvise(self, memory: mmap.mmap, advice: int, offset: int, length: int) -> None:
+        self.advice.append((advice, offset, length))
+        if advice == self.refused:
+            raise OSError(self.answer, os.strerror(self.answer))
+
+    def asked(self, advice: int) -> list[tuple[int, int]]:
+        """Where an advice was given: offset and length."""
+        return [part for kind, *part in self.advice if kind == advice]  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("size", "asked"), [((2 << 20) - PAGE, False), (2 << 20, True)])
-def test_huge_pages_are_asked_for_where_one_fits(size: int, asked: bool) -> None:
+# -- huge pages ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("size", "asked"), [(HUGE - PAGE, False), (HUGE, True), (3 * HUGE, True)])
+def test_huge_pages_are_asked_for_where_one_fits(size: int, asked: bool, shared: bool) -> None:
     host = AdvisedHost()
-    DmaBuffer(host, size).close()
+    with DmaBuffer(host, size, shared=shared) as buffer:
+        assert bool(host.asked(MADV_HUGEPAGE)) is asked
+        assert buffer.large_page == (HUGE if asked else PAGE)
 
-    assert host.advice == ([mmap.MADV_HUGEPAGE] if asked else [])
+
+@pytest.mark.parametrize("size", [HUGE, HUGE + PAGE, 5 * HUGE])
+def test_private_memory_as_large_as_a_huge_page_is_aligned_to_one(size: int) -> None:
+    buffers = [DmaBuffer(HOST, size) for _ in range(3)]
+    assert [buffer.vaddr % HUGE for buffer in buffers] == [0, 0, 0]
+    for buffer in buffers:
+        buffer.close()
+
+
+def test_no_more_is_mapped_than_asked_for_though_more_was_allocated() -> None:
+    with DmaBuffer(AdvisedHost(), HUGE + 1) as buffer:
+        assert buffer.length == HUGE + PAGE
+
+
+def test_without_huge_pages_there_is_no_advice() -> None:
+    host = AdvisedHost()
+    host.huge_page_size = None  # type: ignore[assignment]  # as LinuxHost has it on such a kernel
+    with DmaBuffer(host, 4 * MIB) as buffer:
+        assert host.asked(MADV_HUGEPAGE) == []
+        assert buffer.large_page == PAGE
 
 
 def test_a_kernel_without_huge_pages_gives_small_ones() -> None:
-    with DmaBuffer(AdvisedHost(errno.EINVAL), 2 << 20) as buffer:
+    with DmaBuffer(AdvisedHost(MADV_HUGEPAGE, errno.EINVAL), HUGE) as buffer:
         assert buffer.read(0, 1) == b"\0"
 
 
-def test_any_other_refusal_of_the_advice_is_an_error() -> None:
+@pytest.mark.parametrize("advice", [MADV_HUGEPAGE, MADV_POPULATE_WRITE])
+@pytest.mark.parametrize("shared", [False, True])
+def test_any_other_refusal_of_advice_is_an_error_and_frees_the_memory(
+    advice: int, shared: bool
+) -> None:
+    host = AdvisedHost(advice, errno.ENOMEM)
+    files = set(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="Cannot allocate"):
-        DmaBuffer(AdvisedHost(errno.ENOMEM), 2 << 20)
+        DmaBuffer(host, HUGE, shared=shared)
+
+    assert all(memory.closed for memory in host.mapped)
+    assert set(os.listdir("/proc/self/fd")) <= files
 
 
+# -- pages that are there --------------------------------------------------------------------------
+def resident(buffer: DmaBuffer) -> int:
+    """How many bytes of a buffer are there: mincore(2)."""
+    found = (ctypes.c_ubyte * (buffer.length // PAGE))()
+    libc = ctypes.CDLL(None, use_errno=True)
+    start, length = ctypes.c_void_p(buffer.vaddr), ctypes.c_size_t(buffer.length)
+    assert libc.mincore(start, length, found) == 0
+    return sum(page & 1 for page in found) * PAGE
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("size", [1, 3 * PAGE + 1, HUGE + PAGE])
+def test_every_page_of_a_buffer_is_there_from_the_beginning(size: int, shared: bool) -> None:
+    with DmaBuffer(HOST, size, shared=shared) as buffer:
+        assert resident(buffer) == buffer.length
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_buffer_may_be_filled_when_it_is_used(shared: bool) -> None:
+    with DmaBuffer(HOST, 8 * PAGE, shared=shared, populate=False) as buffer:
+        assert resident(buffer) == 0
+        buffer.write(5 * PAGE, b"x")
+        assert resident(buffer) == PAGE
+
+
+def test_on_a_kernel_that_cannot_populate_the_pages_come_when_they_are_used() -> None:
+    with DmaBuffer(AdvisedHost(MADV_POPULATE_WRITE, errno.EINVAL), 8 * PAGE) as buffer:
+        assert resident(buffer) == 0
+        assert buffer.read(0, 8 * PAGE) == bytes(8 * PAGE)
+
+
+def test_only_the_buffer_is_populated_not_what_its_alignment_cost() -> None:
+    host = AdvisedHost()
+    with DmaBuffer(host, 2 * HUGE, align=4 * HUGE) as buffer:
+        assert host.asked(MADV_POPULATE_WRITE) == [[buffer.fd_offset, buffer.length]]
+
+
+def test_large_memory_is_populated_by_several_threads() -> None:
+    host = AdvisedHost()
+    with DmaBuffer(host, 4 * HUGE, threads=3) as buffer:
+        parts = sorted(host.asked(MADV_POPULATE_WRITE))
+        assert len(parts) == 3
+        assert sum(length for _, length in parts) == buffer.length
+
+
+def test_a_thread_that_fails_to_populate_is_heard() -> None:
+    with pytest.raises(OSError, match="Bad address"):
+        DmaBuffer(AdvisedHost(MADV_POPULATE_WRITE, errno.EFAULT), 4 * HUGE, threads=4)
+
+
+# -- the buffer protocol ---------------------------------------------------------------------------
+def test_structs_are_read_and_written_in_place() -> None:
+    with DmaBuffer(HOST, 64) as buffer:
+        struct.pack_into("=IQ", buffer.view, 8, 7, 1 << 40)
+        assert struct.unpack_from("=IQ", buffer.view, 8) == (7, 1 << 40)
+
+
+def test_the_view_is_an_array_of_wider_elements_in_place() -> None:
+    with DmaBuffer(HOST, 64) as buffer:
+        words = buffer.view.cast("I")
+        words[3] = 0xCAFE
+        words.release()
+        assert int.from_bytes(buffer.read(12, 4), sys.byteorder) == 0xCAFE
+
+
+def test_numpy_takes_the_view_as_it_is() -> None:
+    numpy = pytest.importorskip("numpy")
+    with DmaBuffer(HOST, 64) as buffer:
+        words = numpy.frombuffer(buffer.view, dtype=numpy.uint32)
+        words[3] = 0xCAFE
+        assert int.from_bytes(buffer.read(12, 4), sys.byteorder) == 0xCAFE
+        del words
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="PEP 688: from Python 3.12 on")
+def test_a_buffer_has_the_buffer_protocol_itself() -> None:
+    with DmaBuffer(HOST, 64) as buffer:
+        memoryview(buffer)[3] = 7  # type: ignore[arg-type]  # mypy checks for Python 3.11
+        assert buffer.read(3, 1) == b"\x07"
+
+
+# -- where it is -----------------------------------------------------------------------------------
 def test_the_address_of_memory_does_not_hold_it() -> None:
     memory = mmap.mmap(-1, PAGE)
     assert address_of(memory) % PAGE == 0

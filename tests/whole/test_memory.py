@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
-from vfiocore.errors import DmaOverlapError, UnsupportedError
+from vfiocore.errors import DmaLimitError, DmaOverlapError, KernelError, UnsupportedError
 from vfiocore.framework import Framework
 from vfiocore.log import VfioWarning
 from vfiocore.memory import Backing, Ram
+from vfiocore.memory.hugepages import read_pool
 from vfiocore.region import Area
 from vfiocore_sim.host import SimHost
 
 from . import edu
 from .cards import CardWithMemory, machine_with_memory
 from .machine import EDU, NOTHING, SHARED, Way, left_behind
+
+HUGE = 2 << 20
 
 
 # -- memory objects --------------------------------------------------------------------------------
@@ -205,3 +208,52 @@ def test_of_a_bar_that_is_memory_in_part_only_that_part_is_mapped(name: str) -> 
         bar.unmap()
         assert bar.read(CardWithMemory.MEMORY, 6) == b"mapped"
     assert left_behind(host) == NOTHING
+
+
+# -- large buffers ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", ["legacy", "iommufd"])
+def test_a_buffer_of_huge_pages_is_reached_and_its_pages_go_back(shared: bool, name: str) -> None:
+    host = SimHost(hugepages={HUGE: 4})
+    with Way(name, host).open(EDU) as session, session["edu"].enable() as card:
+        memory = session.dma_alloc(HUGE + 1, shared=shared, hugetlb=HUGE)
+        assert (memory.length, memory.iova % HUGE) == (2 * HUGE, 0)
+        edu.store(session, card, memory.iova + HUGE, b"here")
+        assert memory.read(HUGE, 1) == b"h"
+        assert read_pool(host, HUGE).free == 2
+        memory.close()
+        assert read_pool(host, HUGE).free == 4
+
+
+def test_a_pool_that_is_short_leaves_nothing_mapped(way: Way) -> None:
+    with way.open(EDU) as session:
+        with pytest.raises(KernelError, match="1 wanted, 0 of 0 free") as caught:
+            session.dma_alloc(4096, hugetlb=HUGE)
+        assert f"hugepages-{HUGE >> 10}kB/nr_hugepages" in (caught.value.hint or "")
+        assert list(session.space.mappings) == []
+
+
+def test_a_large_buffer_is_where_the_iommu_can_use_large_pages(way: Way, host: SimHost) -> None:
+    large = host.huge_page_size or host.page_size
+    with way.open(EDU) as session:
+        session.dma_alloc(host.page_size)
+        memory = session.dma_alloc(large)
+        assert (memory.iova % large, memory.vaddr % large) == (0, 0)
+
+
+def test_a_large_buffer_is_anywhere_else_rather_than_nowhere(way: Way, host: SimHost) -> None:
+    large = host.huge_page_size or host.page_size
+    with way.open(EDU) as session:
+        memory = session.dma_alloc(large, below=large + 2 * host.page_size)
+        assert memory.iova == host.page_size
+        with pytest.raises(DmaLimitError):
+            session.dma_alloc(large, below=2 * large)
+
+
+@pytest.mark.parametrize("name", ["legacy", "iommufd"])
+def test_a_kernel_that_cannot_populate_maps_all_the_same(name: str) -> None:
+    host = SimHost(without={"MADV_POPULATE_WRITE"})
+    with Way(name, host).open(EDU) as session, session["edu"].enable() as card:
+        memory = session.dma_alloc(8192)
+        edu.store(session, card, memory.iova, b"here")
+        assert memory.read(0, 4) == b"here"
