@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,15 @@ def free_pages(host: SimHost) -> int:
 # -- what there is ---------------------------------------------------------------------------------
 def test_the_pools_of_a_machine_are_known_by_the_size_of_their_pages() -> None:
     assert pool_sizes(SimHost(hugepages={GIB: 0, 2 * MIB: 8})) == (2 * MIB, GIB)
+
+
+def test_pages_that_somebody_was_promised_are_not_free() -> None:
+    class Promised(LinuxHost):
+        def read_file(self, path: str) -> bytes:
+            return {"nr": b"8\n", "free": b"5\n", "resv": b"3\n"}[Path(path).name.split("_")[0]]
+
+    pool = read_pool(Promised(), 2 * MIB)
+    assert (pool.total, pool.free, pool.path) == (8, 2, POOL)
 
 
 def test_this_machines_pools_are_read() -> None:

@@ -90,11 +90,9 @@ def make_ram(host: Host, config: Object) -> tuple[Ram, int]:
     try:
         backing = _make_backing(host, config)
     except KernelError as error:
-        reason = f"{error.subject}: {error.detail or error.strerror}"
-        kinds = {error.errno or errno.EIO: type(error)}
-        raise kernel_error(
-            error, error.operation, config.label, kinds=kinds, detail=reason, hint=error.hint
-        ) from error
+        error.detail = f"{error.subject}: {error.detail or error.strerror}"
+        error.subject = config.label  # what was written is what the user knows
+        raise
     except OSError as error:
         raise kernel_error(error, "mmap", config.label, detail=f"{size:#x} bytes") from error
     ram = Ram(config.id, size, readonly=options["readonly"], backing=backing)
