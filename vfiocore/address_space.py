@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from attrs import define, evolve, field
 
 from vfiocore.container import Capability
-from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError
+from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError, UnsupportedError
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
 from vfiocore.memory.batch import BULK, DmaBatch
 from vfiocore.memory.listener import MemoryListener
@@ -210,6 +210,23 @@ class VfioAddressSpace(MemoryListener):
             )
         except NoIovaLeft as error:
             raise DmaLimitError(errno.ENOSPC, "allocate", "address space", str(error)) from None
+
+    def choose_iova(self, size: int, vaddr: int) -> int:
+        """A free IOVA that the first container whose kernel chooses addresses gives (iommufd).
+
+        Raises:
+            UnsupportedError: EOPNOTSUPP, there is no such container.
+            DmaError: As `map` fails.
+        """
+        refusal = None
+        for container in self.containers:
+            try:
+                return container.choose_iova(size, vaddr)
+            except UnsupportedError as error:
+                refusal = refusal or error
+        raise refusal or UnsupportedError(
+            errno.EOPNOTSUPP, "dma_map", "address space", "it has no container"
+        )
 
     @property
     def granularity(self) -> int:

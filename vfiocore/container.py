@@ -24,6 +24,7 @@ from vfiocore.errors import (
     DmaOverlapError,
     DmaRangeError,
     DmaSplitError,
+    UnsupportedError,
 )
 from vfiocore.memory.batch import BULK, DmaBatch
 from vfiocore.memory.mapping import DmaMapping
@@ -239,6 +240,27 @@ class Container:
             if not self.mappings:
                 return
             self.dma_unmap([(mapping.iova, mapping.size) for mapping in self.mappings])
+
+    def choose_iova(self, size: int, vaddr: int) -> int:
+        """A free IOVA of the kernel's own choice for the memory at `vaddr`; nothing stays mapped.
+
+        The caller maps it before anybody else maps anything, under its session's lock.
+
+        Args:
+            size: In bytes, in whole pages.
+            vaddr: The address in this process; the choice suits how the memory is aligned.
+
+        Raises:
+            UnsupportedError: EOPNOTSUPP, the backend's kernel maps only where it is told.
+            DmaError: As `dma_map` fails; ENOSPC, there is no such address.
+        """
+        raise UnsupportedError(
+            errno.EOPNOTSUPP,
+            "dma_map",
+            self.label,
+            "its kernel interface does not choose addresses",
+            "iommufd does; without iova=, the library chooses one that every container has",
+        )
 
     # -- checks ------------------------------------------------------------------------------
     def _enter_one(self, batch: Batch) -> None:

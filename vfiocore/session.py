@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from attrs import define, evolve, field
 
@@ -211,7 +211,7 @@ class Session:
         self,
         size: int,
         *,
-        iova: int | None = None,
+        iova: int | Literal["kernel"] | None = None,
         align: int | None = None,
         below: int | None = None,
         access: Access = Access.READ_WRITE,
@@ -223,7 +223,8 @@ class Session:
 
         Args:
             size: In bytes; what is mapped is rounded up to whole pages.
-            iova: The address that devices use; chosen if None.
+            iova: The address that devices use; chosen if None. "kernel" leaves the choice to
+                iommufd, which then maps twice; every other container has to have the address too.
             align: The alignment of a chosen address in bytes, a power of two; at least a page, and
                 a huge page for a buffer as large, unless there is no such address.
             below: All of it is below this address, for devices with few address bits.
@@ -234,12 +235,16 @@ class Session:
 
         Raises:
             DmaError: as `Container.dma_map` fails; DmaLimitError (ENOSPC) without a free address.
-            UnsupportedError: EINVAL, the machine has no huge pages of the size `hugetlb`.
+            UnsupportedError: EINVAL, the machine has no huge pages of the size `hugetlb`;
+                EOPNOTSUPP, no container's kernel chooses addresses.
+            ValueError: `align` or `below` for an address that the kernel chooses.
             KernelError: ENOMEM and others, the memory itself is not to be had; a pool of huge
                 pages that is short has a hint that says how to mend it.
         """
         with self.lock:
             self._check_open()
+            if iova == "kernel" and (align is not None or below is not None):
+                raise ValueError("the kernel knows no align= and no below= when it chooses")
             try:
                 buffer = DmaBuffer(
                     self.host,
@@ -415,13 +420,15 @@ class Session:
     def _mapping_of(
         self,
         buffer: DmaBuffer,
-        iova: int | None,
+        iova: int | Literal["kernel"] | None,
         align: int | None,
         below: int | None,
         access: Access,
     ) -> DmaMapping:
         if iova is None:
             iova = self._iova_for(buffer, align, below)
+        elif iova == "kernel":
+            iova = self.space.choose_iova(buffer.length, buffer.vaddr)
         # By file, the offset has to be aligned as well as the address.
         fd = None if buffer.fd_offset else buffer.fd
         return DmaMapping(iova, buffer.length, buffer.vaddr, access, fd)

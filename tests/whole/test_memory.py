@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from typing import Any
@@ -257,3 +258,48 @@ def test_a_kernel_that_cannot_populate_maps_all_the_same(name: str) -> None:
         memory = session.dma_alloc(8192)
         edu.store(session, card, memory.iova, b"here")
         assert memory.read(0, 4) == b"here"
+
+
+# -- addresses that the kernel chooses -------------------------------------------------------------
+@pytest.mark.parametrize("size", [4096, 3 * HUGE])
+def test_iommufd_may_choose_an_address_and_the_account_knows_it(size: int, host: SimHost) -> None:
+    with Way("iommufd", host).open(EDU) as session, session["edu"].enable() as card:
+        memory = session.dma_alloc(size, iova="kernel")
+        assert session.space.mappings.translate(memory.iova) == memory.vaddr
+        assert session.space.mappings.find_iova(memory.vaddr) == memory.iova
+        assert list(card.container.mappings) == list(session.space.mappings)
+        edu.store(session, card, memory.iova, b"here")
+        assert memory.read(0, 4) == b"here"
+        assert session.dma_alloc(size, iova="kernel").iova != memory.iova
+        with pytest.raises(DmaOverlapError):
+            session.dma_alloc(size, iova=memory.iova)
+
+
+def test_type1_maps_only_where_it_is_told(host: SimHost) -> None:
+    with Way("legacy", host).open(EDU) as session:
+        with pytest.raises(UnsupportedError, match="does not choose addresses") as caught:
+            session.dma_alloc(4096, iova="kernel")
+        assert "iommufd does" in (caught.value.hint or "")
+        assert list(session.space.mappings) == []
+
+
+def test_without_a_container_nobody_chooses_an_address() -> None:
+    session = Framework(host=SimHost()).open("")
+    with session, pytest.raises(UnsupportedError, match="no container"):
+        session.dma_alloc(4096, iova="kernel")
+
+
+def test_the_kernel_takes_no_wishes_when_it_chooses(way: Way) -> None:
+    with way.open(EDU) as session:
+        for wish in ({"align": 1 << 20}, {"below": 1 << 32}):
+            with pytest.raises(ValueError, match="no align= and no below="):
+                session.dma_alloc(4096, iova="kernel", **wish)
+
+
+def test_an_address_that_the_kernel_does_not_have_is_refused(host: SimHost) -> None:
+    with Way("iommufd", host).open(EDU) as session:
+        host.fail("IOMMU_IOAS_MAP", errno.ENOSPC)
+        with pytest.raises(DmaLimitError):
+            session.dma_alloc(4096, iova="kernel")
+        assert list(session.space.mappings) == []
+    assert left_behind(host) == NOTHING

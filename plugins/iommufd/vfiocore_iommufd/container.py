@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from attrs import Factory, define, field
 
 from vfiocore.container import Attachment, Capability, Container
-from vfiocore.errors import kernel_error
+from vfiocore.errors import ClosedError, kernel_error
 from vfiocore.uapi import vfio
 from vfiocore.undo import UndoStack, run_all
 from vfiocore_iommufd.dma import IoasMapper
@@ -76,6 +76,13 @@ class IommufdContainer(Container):
         tables = [hwpt.id for hwpt in self.hwpts]  # what could not be destroyed at its time
         self.hwpts.clear()
         run_all(partial(self.iommufd.destroy, id_) for id_ in (*tables, self.ioas_id))
+
+    def choose_iova(self, size: int, vaddr: int) -> int:
+        """The IOVA that IOMMU_IOAS_MAP gives memory without IOMMU_IOAS_MAP_FIXED_IOVA."""
+        with self.lock:
+            if self.closed:
+                raise ClosedError(f"{self.label} is closed")
+            return self.mapper.choose(size, vaddr)
 
     # -- devices -----------------------------------------------------------------------------
     def attach(self, device: BoundDevice) -> None:

@@ -14,7 +14,7 @@ from vfiocore.bulk import BulkIoctl, heads
 from vfiocore.container import for_each
 from vfiocore.errors import DmaError, DmaOverlapError
 from vfiocore.memory import DmaBatch
-from vfiocore.memory.mapping import Access
+from vfiocore.memory.mapping import Access, DmaMapping
 from vfiocore.memory.table import NothingMapped
 from vfiocore.uapi import iommufd as uapi
 from vfiocore_iommufd.kinds import map_error, unmap_error
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vfiocore.container import Batch
-    from vfiocore.memory.mapping import DmaMapping
     from vfiocore_iommufd.container import IommufdContainer
 
 _FIXED = uapi.IOMMU_IOAS_MAP_FIXED_IOVA
 _READ_WRITE = _FIXED | uapi.IOMMU_IOAS_MAP_READABLE | uapi.IOMMU_IOAS_MAP_WRITEABLE
+_ANYWHERE = uapi.IOMMU_IOAS_MAP_READABLE | uapi.IOMMU_IOAS_MAP_WRITEABLE
 _FLAGS = {
     Access.READ: _FIXED | uapi.IOMMU_IOAS_MAP_READABLE,
     Access.WRITE: _FIXED | uapi.IOMMU_IOAS_MAP_WRITEABLE,
@@ -124,6 +124,18 @@ class IoasMapper:
         (iommufd/io_pagetable.c: iopt_unmap_iova_range); the container never passes one.
         """
         self._unmap_range(mapping.iova, mapping.size, mapping.size)
+
+    def choose(self, size: int, vaddr: int) -> int:
+        """Where the kernel maps memory when it is not told where; it is unmapped again."""
+        arg = self._map
+        _pack_map(arg, 0, _MAP_SIZE, _ANYWHERE, self._ioas_id, 0, vaddr, size, 0)
+        try:
+            self._ioctl(self._fd, uapi.IOMMU_IOAS_MAP, arg)
+        except OSError as error:
+            self._refused(error, DmaMapping(0, size, vaddr))
+        iova = int(uapi.iommu_ioas_map.from_buffer_copy(arg).iova)
+        self._unmap_range(iova, size, size)
+        return iova
 
     # -- by address --------------------------------------------------------------------------
     def _goes_by_address(self, batch: DmaBatch) -> bool:
