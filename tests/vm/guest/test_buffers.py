@@ -147,3 +147,21 @@ def test_the_card_reaches_a_large_buffer(edu: Device, way: Way) -> None:
         card_of.load(session["dev0"], vector, memory.iova + huge - 4, 8)
         card_of.store(session["dev0"], vector, memory.iova, 8)
         assert memory.read(0, 8) == b"straddle"
+
+
+# -- addresses that the kernel chooses -------------------------------------------------------------
+def test_the_kernel_chooses_an_address_on_iommufd_and_nowhere_else(edu: Device, way: Way) -> None:
+    with way.open(edu) as session:
+        if way.backend != "iommufd":
+            with pytest.raises(UnsupportedError, match="does not choose addresses"):
+                session.dma_alloc(SIZE, iova="kernel")
+            return
+        with card_of.running(session["dev0"]) as vector:
+            memory = session.dma_alloc(SIZE, iova="kernel")
+            assert session.space.mappings.translate(memory.iova) == memory.vaddr
+            if memory.iova + SIZE <= card_of.REACH:
+                memory.write(0, b"wherever")
+                card_of.load(session["dev0"], vector, memory.iova, 8)
+                card_of.store(session["dev0"], vector, memory.iova + 8, 8)
+                assert memory.read(8, 8) == b"wherever"
+            assert session.dma_alloc(SIZE, iova="kernel").iova != memory.iova
