@@ -105,6 +105,7 @@ class DmaBuffer:
         self.length: int = -(-size // unit) * unit
         self.large_page: int = self._large_page()
         self.fd: int | None = None
+        self.fd_offset: int
         self._memory, self.fd_offset = self._place(step, shared=shared)
         try:
             self._prepare(populate=populate, threads=threads)
