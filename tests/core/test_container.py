@@ -20,7 +20,7 @@ from vfiocore.errors import (
     DmaRangeError,
     DmaSplitError,
 )
-from vfiocore.memory import DmaMapping, IovaRange
+from vfiocore.memory import DmaMapping, IovaRange, merged
 from vfiocore.sysfs import HostDevice
 
 from .scripted import PAGE, ScriptedHost
@@ -435,3 +435,21 @@ def test_only_sysfs_tells_a_mediated_device() -> None:
     mdev = HostDevice("uuid", "mdev", "/sys/devices/x", "vfio_mdev", 1, None)
     assert DeviceTarget("uuid", mdev).is_mdev
     assert not DeviceTarget("VFIO_FD9", None, 9).is_mdev
+
+
+# -- neighbours that were merged -------------------------------------------------------------------
+def test_merged_neighbours_are_one_mapping_and_go_as_one(
+    container: Container, kernel: Kernel
+) -> None:
+    pages = merged([page(number) for number in range(LARGE)])
+    container.dma_map(pages)
+    container.dma_unmap([(0, LARGE * PAGE)])
+    assert kernel.calls == ["map 1", "unmap 1"]
+    assert kernel.mapped == {}
+
+
+def test_one_of_merged_neighbours_does_not_go_alone(container: Container, kernel: Kernel) -> None:
+    container.dma_map(merged([page(number) for number in range(LARGE)]))
+    with pytest.raises(DmaSplitError):
+        container.dma_unmap([(PAGE, PAGE)])
+    assert len(kernel.mapped) == 1

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfiocore.memory import Access, DmaBatch, DmaMapping
+from vfiocore.memory import Access, DmaBatch, DmaMapping, merged
 
 PAGE = 0x1000
 TOP = 1 << 64
@@ -92,3 +93,76 @@ def test_an_access_that_all_have_is_the_batch_s() -> None:
 def test_one_memory_file_is_enough_to_have_files() -> None:
     assert DmaBatch([page(0), page(PAGE, fd=3)]).has_files
     assert not DmaBatch([page(0), page(PAGE)]).has_files
+
+
+# -- neighbours ------------------------------------------------------------------------------------
+def test_neighbours_become_one_mapping() -> None:
+    assert merged([page(0), page(PAGE), page(2 * PAGE)]) == (DmaMapping(0, 3 * PAGE, 8 * PAGE),)
+
+
+def test_what_has_a_gap_before_it_begins_a_mapping_of_its_own() -> None:
+    assert merged([page(0), page(2 * PAGE), page(3 * PAGE)]) == (
+        page(0),
+        DmaMapping(2 * PAGE, 2 * PAGE, 10 * PAGE),
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (page(0), DmaMapping(PAGE, PAGE, 0)),  # elsewhere in the process
+        (page(0), page(PAGE, access=Access.READ)),
+        (page(0), page(PAGE, fd=3, fd_offset=PAGE)),
+        (page(0, fd=3), page(PAGE, fd=4, fd_offset=PAGE)),
+        (page(0, fd=3), page(PAGE, fd=3)),  # elsewhere in the file
+        (page(PAGE), page(0)),  # the wrong way round
+        (page(0), page(0)),
+        (page(0), DmaMapping(PAGE, 0, 9 * PAGE)),  # nothing, which is refused
+    ],
+)
+def test_what_is_of_another_kind_or_place_stays_apart(one: DmaMapping, other: DmaMapping) -> None:
+    assert merged([one, other]) == (one, other)
+
+
+def test_neighbours_in_one_file_become_one_mapping_of_the_file() -> None:
+    found = merged([page(0, fd=3, fd_offset=PAGE), page(PAGE, fd=3, fd_offset=2 * PAGE)])
+
+    assert found == (DmaMapping(0, 2 * PAGE, 8 * PAGE, fd=3, fd_offset=PAGE),)
+
+
+def test_of_nothing_nothing_is_left() -> None:
+    assert merged([]) == ()
+
+
+def bytes_of(mappings: Sequence[DmaMapping]) -> list[tuple[int, int, Access]]:
+    return [
+        (mapping.iova + n, mapping.vaddr + n, mapping.access)
+        for mapping in mappings
+        for n in range(mapping.size)
+    ]
+
+
+@given(
+    st.lists(
+        st.builds(
+            DmaMapping,
+            iova=st.integers(0, 8),
+            size=st.integers(1, 3),
+            vaddr=st.integers(0, 8),
+            access=st.sampled_from([Access.READ, Access.READ_WRITE]),
+        ),
+        max_size=8,
+    )
+)
+def test_every_byte_stays_where_it_was_and_no_neighbours_are_left(
+    mappings: list[DmaMapping],
+) -> None:
+    found = merged(mappings)
+
+    assert bytes_of(found) == bytes_of(mappings)
+    assert not any(
+        one.iova + one.size == other.iova
+        and one.vaddr + one.size == other.vaddr
+        and one.access is other.access
+        for one, other in pairwise(found)
+    )

@@ -2,7 +2,7 @@
 
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
 from vfiocore.memory.backing import Backing
-from vfiocore.memory.batch import Columns, DmaBatch
+from vfiocore.memory.batch import Columns, DmaBatch, merged
 from vfiocore.memory.buffer import DmaBuffer, address_of
 from vfiocore.memory.flatview import FlatRange, FlatView, difference, flatten
 from vfiocore.memory.listener import MemoryListener
@@ -40,6 +40,7 @@ __all__ = [
     "difference",
     "flatten",
     "intersect",
+    "merged",
     "normalise",
     "subtract",
 ]

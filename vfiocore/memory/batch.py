@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from operator import add
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from vfiocore.memory.mapping import Access, DmaMapping
 
@@ -96,3 +96,43 @@ class DmaBatch(tuple[DmaMapping, ...]):  # noqa: SLOT001 - cached properties nee
         """True if a memory file is known for any."""
         files = [mapping.fd for mapping in self]
         return files.count(None) < len(files)
+
+
+def merged(mappings: Iterable[DmaMapping]) -> DmaBatch:
+    """The same memory at the same addresses in as few mappings as possible: neighbours are one.
+
+    Two mappings are neighbours if the second comes right after the first, in `mappings` as in IOVA,
+    in the process and in the memory file, and devices may do the same with both. What overlaps stays
+    apart, and is refused when it is mapped.
+
+    The result is what is to be mapped, and what is unmapped later: the kernel unmaps as it mapped,
+    so one of several neighbours cannot go alone (`DmaSplitError`).
+    """
+    result: list[DmaMapping] = []
+    first: DmaMapping | None = None
+    end = shift = file_shift = 0
+    access, fd = None, None
+    for mapping in mappings:
+        iova, size = mapping.iova, mapping.size
+        if (
+            iova != end
+            or mapping.vaddr - iova != shift
+            or mapping.access is not access
+            or mapping.fd != fd
+            or (fd is not None and mapping.fd_offset - iova != file_shift)
+            or size <= 0  # to be refused, and not to vanish in another
+        ):
+            if first is not None:
+                result.append(_extended(first, end))
+            first = mapping
+            shift, file_shift = mapping.vaddr - iova, mapping.fd_offset - iova
+            access, fd = mapping.access, mapping.fd
+        end = iova + size
+    if first is not None:
+        result.append(_extended(first, end))
+    return DmaBatch(result)
+
+
+def _extended(first: DmaMapping, end: int) -> DmaMapping:
+    size = end - first.iova
+    return first if size == first.size else evolve(first, size=size)
