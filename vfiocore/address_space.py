@@ -149,7 +149,9 @@ class VfioAddressSpace(MemoryListener):
                 take_back(reversed(steps), error)
                 raise
             self.mappings.discard(batch)
-            if batch:
+            if len(batch) == 1:
+                self._allocator.freed(batch[0].iova)
+            elif batch:
                 self._allocator.freed(min(mapping.iova for mapping in batch))
         finally:
             lock.release()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import define, field
 
 from vfiocore.container import take_back_items
+from vfiocore.errors import DmaError
 from vfiocore.memory.batch import DmaBatch
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ ROWS = 256
 
 Column: TypeAlias = "array[int]"
 
-_pack_head = struct.Struct("=2I").pack
+_pack_pair = struct.Struct("=2I").pack
 
 
 @define(eq=False)
@@ -70,34 +72,80 @@ class BulkIoctl:
         Raises:
             DmaError: from `refused`; its ``index`` is set.
         """
-        ioctl, fd, request = self.host.ioctl, self.fd, self.request
-        done = 0
-        rows: Sequence[memoryview] = ()
-        row = None
+        answers: list[int] = []
         try:
-            for filled in self._filled(words):
-                rows = filled
-                for row in filled:
-                    try:
-                        ioctl(fd, request, row)
-                    except OSError as error:
-                        refused(error, batch[done + _place(rows, row)])
-                done += len(rows)
-                rows, row = (), None
+            for start, rows in self._filled(words):
+                self._issue_rows(batch, start, rows, answers, refused)
         except BaseException as error:
-            done += _place(rows, row)
-            take_back_items(batch, done, undo, error)
+            take_back_items(batch, len(answers), undo, error)
             raise
 
-    def _filled(self, words: Sequence[Column]) -> Iterator[Sequence[memoryview]]:
-        """The structs, some at a time; they are used again for the next."""
+    def issue_confirmed(
+        self,
+        batch: DmaBatch,
+        words: Sequence[Column],
+        confirmed: int,
+        refused: Callable[[OSError, DmaMapping], object],
+        differs: Callable[[DmaMapping, int], object],
+        undo: Callable[[DmaMapping], None],
+    ) -> None:
+        """As `issue`, for an ioctl that writes into its struct how much it did.
+
+        Args:
+            batch: What the ioctls are for.
+            words: As for `issue`.
+            confirmed: Which of the words comes back; it must come back as it was.
+            refused: As for `issue`; where it does not raise, the word counts as confirmed.
+            differs: Called with a mapping and what came back for it instead; raises.
+            undo: Takes one mapping back; also the one that differs, of which nothing is known.
+
+        Raises:
+            DmaError: from `refused` or `differs`; its ``index`` is set.
+        """
+        answers: list[int] = []
+        other: int | None = None
+        try:
+            for start, rows in self._filled(words):
+                self._issue_rows(batch, start, rows, answers, refused)
+                back = self._memory[confirmed : len(rows) * len(words) : len(words)]
+                asked = words[confirmed][start : start + len(rows)]
+                if back != asked:
+                    place = next(n for n, word in enumerate(asked) if word != back[n])
+                    other = start + place
+                    differs(batch[other], back[place])
+        except BaseException as error:
+            take_back_items(batch, len(answers), undo, error)
+            if other is not None and isinstance(error, DmaError):
+                error.index = other
+            raise
+
+    def _issue_rows(
+        self,
+        batch: DmaBatch,
+        start: int,
+        rows: Sequence[memoryview],
+        answers: list[int],
+        refused: Callable[[OSError, DmaMapping], object],
+    ) -> None:
+        """Issue some of the ioctls; `answers` gets one entry for each that is done."""
+        calls = partial(self.host.ioctl, self.fd, self.request)
+        while (done := len(answers) - start) < len(rows):
+            try:
+                # A loop in C. What a failing call interrupts keeps the answers before it.
+                answers.extend(map(calls, rows[done:]))
+            except OSError as error:
+                refused(error, batch[len(answers)])
+                answers.append(0)
+
+    def _filled(self, words: Sequence[Column]) -> Iterator[tuple[int, Sequence[memoryview]]]:
+        """The structs, some at a time, and which is the first; they are used again for the next."""
         width = len(words)
         total = len(words[0])
         for start in range(0, total, ROWS):
             count = min(ROWS, total - start)
             for word, column in enumerate(words):
                 self._memory[word : count * width : width] = column[start : start + count]
-            yield self._rows if count == ROWS else self._rows[:count]
+            yield start, self._rows if count == ROWS else self._rows[:count]
 
 
 def heads(batch: DmaBatch, size: int, flags: Callable[[Access], int]) -> Column:
@@ -109,10 +157,10 @@ def heads(batch: DmaBatch, size: int, flags: Callable[[Access], int]) -> Column:
         flags: The flags of what a device may do.
     """
     if batch.access is not None:
-        return array("Q", _pack_head(size, flags(batch.access))) * len(batch)
-    return array("Q", b"".join(_pack_head(size, flags(mapping.access)) for mapping in batch))
+        return pairs(size, flags(batch.access), len(batch))
+    return array("Q", b"".join(_pack_pair(size, flags(mapping.access)) for mapping in batch))
 
 
-def _place(rows: Sequence[memoryview], row: memoryview | None) -> int:
-    """Where a row is; rows may have the same contents, so only identity tells."""
-    return next((index for index, other in enumerate(rows) if other is row), 0)
+def pairs(first: int, second: int, count: int) -> Column:
+    """A column of the same two 4-byte numbers `count` times."""
+    return array("Q", _pack_pair(first, second)) * count

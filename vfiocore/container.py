@@ -195,7 +195,9 @@ class Container:
             After an error everything that was mapped is mapped; the error's ``index`` names the
             range.
         """
-        with self.lock:
+        lock = self.lock
+        lock.acquire()
+        try:
             if self.closed or self._unmap is None:
                 raise ClosedError(f"{self.label} is closed")
             batch = self._inside(ranges)
@@ -208,6 +210,8 @@ class Container:
                 )
                 raise
             self.mappings.discard(batch)
+        finally:
+            lock.release()
 
     def dma_remove(self, batch: Batch) -> None:
         """Unmap mappings, each just as it was mapped, all or none.
@@ -367,15 +371,19 @@ class Container:
         error.index = index
         return error
 
-    def _inside(self, ranges: Sequence[tuple[int, int]]) -> list[DmaMapping]:
+    def _inside(self, ranges: Sequence[tuple[int, int]]) -> Batch:
         mappings = self.mappings
+        if len(ranges) == 1:
+            mapping = mappings.exactly(*ranges[0])
+            if mapping is not None:
+                return (mapping,)
         exact = [mappings.exactly(iova, size) for iova, size in ranges]
         batch = [mapping for mapping in exact if mapping is not None]
         if len(batch) < len(exact):
             batch = self._covered(ranges)
         if len(batch) > 1:
             self._check_apart(batch)
-        return batch
+        return batch if len(batch) < BULK else DmaBatch(batch)
 
     def _covered(self, ranges: Sequence[tuple[int, int]]) -> list[DmaMapping]:
         batch: list[DmaMapping] = []

@@ -24,6 +24,8 @@ class Kernel(ScriptedHost):
 
     structs: list[bytes] = field(factory=list)
     raises: dict[int, BaseException] = field(factory=dict)
+    comes_back: dict[int, int] = field(factory=dict)
+    """What it writes into the last word of a struct."""
 
     def ioctl(self, fd: int, request: int, arg: object = 0) -> int:
         assert (fd, request) == (FD, REQUEST)
@@ -32,6 +34,8 @@ class Kernel(ScriptedHost):
         self.structs.append(bytes(arg))
         if number in self.raises:
             raise self.raises[number]
+        if number in self.comes_back:
+            arg[-8:] = struct.pack("=Q", self.comes_back[number])
         return 0
 
 
@@ -42,6 +46,7 @@ class Caller:
     kernel: Kernel
     refused: list[DmaMapping] = field(factory=list)
     undone: list[DmaMapping] = field(factory=list)
+    other: list[tuple[DmaMapping, int]] = field(factory=list)
 
     def issue(self, batch: DmaBatch = BATCH) -> None:
         bulk = BulkIoctl(self.kernel, FD, REQUEST, 24)
@@ -49,6 +54,18 @@ class Caller:
         assert columns is not None
         head = array("Q", [9]) * len(batch)
         bulk.issue(batch, (head, columns.iovas, columns.vaddrs), self.refuse, self.undone.append)
+
+    def issue_confirmed(self) -> None:
+        bulk = BulkIoctl(self.kernel, FD, REQUEST, 16)
+        columns = BATCH.columns
+        assert columns is not None
+        words = (columns.iovas, columns.sizes)
+        undo = self.undone.append
+        bulk.issue_confirmed(BATCH, words, 1, self.refuse, self.differs, undo)
+
+    def differs(self, mapping: DmaMapping, came_back: int) -> None:
+        self.other.append((mapping, came_back))
+        raise DmaError(errno.EIO, "unmap", "kernel")
 
     def refuse(self, error: OSError, mapping: DmaMapping) -> None:
         self.refused.append(mapping)
@@ -104,6 +121,38 @@ def test_an_interruption_undoes_what_was_done(kernel: Kernel, caller: Caller) ->
         caller.issue()
 
     assert caller.undone == list(reversed(BATCH[: ROWS + 3]))
+
+
+def test_what_comes_back_as_it_was_is_confirmed(caller: Caller, kernel: Kernel) -> None:
+    caller.issue_confirmed()
+
+    assert kernel.structs == [struct.pack("=2Q", m.iova, m.size) for m in BATCH]
+    assert (caller.other, caller.undone) == ([], [])
+
+
+@pytest.mark.parametrize("bad", [0, 1, ROWS - 1, ROWS, ROWS + 1, COUNT - 1])
+def test_what_comes_back_as_something_else_is_told_and_all_that_was_done_is_undone(
+    kernel: Kernel, caller: Caller, bad: int
+) -> None:
+    kernel.comes_back = {bad: 5}
+    with pytest.raises(DmaError) as caught:
+        caller.issue_confirmed()
+
+    assert caught.value.index == bad
+    assert caller.other == [(BATCH[bad], 5)]
+    assert caller.undone == list(reversed(BATCH[: len(kernel.structs)]))
+
+
+@pytest.mark.parametrize("bad", [0, ROWS, COUNT - 1])
+def test_a_refusal_among_what_is_to_be_confirmed_is_told_with_its_mapping(
+    kernel: Kernel, caller: Caller, bad: int
+) -> None:
+    kernel.raises = {bad: OSError(errno.EIO, "as asked")}
+    with pytest.raises(DmaError) as caught:
+        caller.issue_confirmed()
+
+    assert caught.value.index == bad
+    assert caller.undone == list(reversed(BATCH[:bad]))
 
 
 def test_batches_of_one_call_after_another_do_not_mix(kernel: Kernel) -> None:

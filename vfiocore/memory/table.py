@@ -140,6 +140,9 @@ class MappingTable:
         Raises:
             NothingMapped: The table does not have one of them; those before it are gone.
         """
+        if len(batch) == 1:
+            self.remove(batch[0])
+            return
         start = self._run_of(batch)
         if start is None or self._by_vaddr is not None:
             for mapping in batch:
@@ -151,16 +154,20 @@ class MappingTable:
 
     def has_all(self, batch: Sequence[DmaMapping]) -> bool:
         """True if the table has every mapping of a batch, and none is named twice."""
+        if len(batch) == 1:
+            return self._has(batch[0])
         if self._run_of(batch) is not None:
             return True
-        for mapping in batch:
-            index = bisect_left(self.starts, mapping.iova)
-            if index == len(self.starts):
-                return False
-            there = self._items[index]
-            if there is not mapping and there != mapping:
-                return False
-        return len(batch) == 1 or len({mapping.iova for mapping in batch}) == len(batch)
+        if not all(map(self._has, batch)):
+            return False
+        return len({mapping.iova for mapping in batch}) == len(batch)
+
+    def _has(self, mapping: DmaMapping) -> bool:
+        index = bisect_left(self.starts, mapping.iova)
+        if index == len(self.starts):
+            return False
+        there = self._items[index]
+        return there is mapping or there == mapping
 
     def missing(self, batch: Sequence[DmaMapping]) -> int:
         """The index of the first of a batch that keeps `has_all` from being true."""

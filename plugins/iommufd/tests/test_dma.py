@@ -20,6 +20,7 @@ from vfiocore.errors import (
     DmaSplitError,
 )
 from vfiocore.memory.mapping import Access, DmaMapping
+from vfiocore.uapi import iommufd as uapi
 from vfiocore_sim.device import DmaFault
 
 PAGE = mmap.PAGESIZE
@@ -372,6 +373,31 @@ def test_a_refused_unmap_is_the_exception_that_its_errno_means(
     assert type(info.value) is kind
 
 
+def test_a_large_batch_is_unmapped_one_by_one_and_nothing_else(
+    rig: Any, host: Any, container: Any
+) -> None:
+    stays, *batch = [rig.mapping(PAGE * number) for number in range(LARGE)]
+    container.dma_map([stays, *batch])
+    host.forget_calls()
+    container.dma_remove(batch)
+    assert ioctls(host) == [UNMAP] * (LARGE - 1)
+    assert host.pinned_bytes == PAGE
+
+
+@pytest.mark.parametrize("bad", [0, 20, LARGE - 2])
+def test_a_failed_unmap_within_a_large_batch_leaves_everything_mapped(
+    rig: Any, host: Any, container: Any, bad: int
+) -> None:
+    stays, *batch = [rig.mapping(PAGE * number) for number in range(LARGE)]
+    container.dma_map([stays, *batch])
+    host.fail(UNMAP, errno.EBUSY, after=bad)
+    with pytest.raises(DmaError) as info:
+        container.dma_remove(batch)
+    assert info.value.index == bad
+    assert len(container.mappings) == LARGE
+    assert host.pinned_bytes == LARGE * PAGE
+
+
 def test_a_failed_unmap_leaves_everything_mapped(rig: Any, host: Any, container: Any) -> None:
     container.dma_map([rig.mapping(iova) for iova in (0x10000, 0x20000, 0x30000)])
     host.fail(UNMAP, errno.EBUSY, after=1)
@@ -390,7 +416,8 @@ def test_a_failed_unmap_of_everything_leaves_everything_mapped(
     def half_way(fd: int, request: int, arg: Any) -> int:
         """The kernel gives up after the first mapping, as with a driver that keeps its pins."""
         monkeypatch.undo()
-        arg.iova, arg.length = 0x10000, PAGE
+        whole = uapi.iommu_ioas_unmap.from_buffer(arg)
+        whole.iova, whole.length = 0x10000, PAGE
         host.ioctl(fd, request, arg)
         raise OSError(errno.EDEADLK, "")
 
@@ -409,10 +436,31 @@ def test_an_unmap_of_fewer_bytes_than_asked_is_an_error(
     container.dma_map([rig.mapping(0x10000, pages=2)])
 
     def short(fd: int, request: int, arg: Any) -> int:
-        arg.length = PAGE
+        uapi.iommu_ioas_unmap.from_buffer(arg).length = PAGE
         return 0
 
     monkeypatch.setattr(container.mapper, "_ioctl", short)
     with pytest.raises(DmaError, match=f"{PAGE:#x} of {2 * PAGE:#x} bytes unmapped"):
         container.dma_unmap([(0x10000, 2 * PAGE)])
     monkeypatch.undo()
+
+
+def test_fewer_bytes_within_a_large_batch_are_an_error_of_that_mapping(
+    rig: Any, host: Any, container: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays, *batch = [rig.mapping(PAGE * number) for number in range(LARGE)]
+    container.dma_map([stays, *batch])
+    real = host.ioctl
+
+    def short(fd: int, request: int, arg: Any) -> int:
+        real(fd, request, arg)
+        answer = uapi.iommu_ioas_unmap.from_buffer(arg)
+        if request == uapi.IOMMU_IOAS_UNMAP and answer.iova == batch[20].iova:
+            answer.length = 0
+        return 0
+
+    monkeypatch.setattr(host, "ioctl", short)
+    with pytest.raises(DmaError, match=f"0x0 of {PAGE:#x} bytes unmapped") as info:
+        container.dma_remove(batch)
+    assert info.value.index == 20
+    assert host.pinned_bytes == LARGE * PAGE

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from array import array
 from typing import TYPE_CHECKING, NoReturn
 
 from attrs import define, field
 
-from vfiocore.bulk import BulkIoctl, heads
+from vfiocore.bulk import BulkIoctl, heads, pairs
 from vfiocore.container import for_each
 from vfiocore.errors import DmaError, DmaOverlapError
 from vfiocore.memory import DmaBatch
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vfiocore.container import Batch
+    from vfiocore.memory import Columns
     from vfiocore_iommufd.container import IommufdContainer
 
 _FIXED = uapi.IOMMU_IOAS_MAP_FIXED_IOVA
@@ -35,11 +35,17 @@ _FLAGS = {
     Access(0): _FIXED,
 }
 _EVERYTHING = 2**64 - 1
+_IOAS_MAP = uapi.IOMMU_IOAS_MAP
+_IOAS_UNMAP = uapi.IOMMU_IOAS_UNMAP
 
 # struct is twice as fast as ctypes here. The simulated host reads the bytes as the layout.
 _MAP_SIZE = ctypes.sizeof(uapi.iommu_ioas_map)
 _pack_map = struct.Struct("=4I3Q").pack_into
-_pack_pair = struct.Struct("=2I").pack
+_UNMAP_SIZE = ctypes.sizeof(uapi.iommu_ioas_unmap)
+_UNMAPPED = uapi.iommu_ioas_unmap.length.offset
+_UNMAPPED_WORD = _UNMAPPED // 8
+_pack_unmap = struct.Struct("=2I2Q").pack_into
+_unpack_length = struct.Struct("=Q").unpack_from
 
 
 @define(eq=False)
@@ -53,11 +59,12 @@ class IoasMapper:
     _ioctl: Callable[[int, int, ctypes.Structure | bytearray], int] = field(init=False, repr=False)
     _fd: int = field(init=False)
     _ioas_id: int = field(init=False)
-    _bulk: BulkIoctl | None = field(default=None, init=False, repr=False)
+    _bulk_map: BulkIoctl | None = field(default=None, init=False, repr=False)
+    _bulk_unmap: BulkIoctl | None = field(default=None, init=False, repr=False)
     _map: bytearray = field(init=False, repr=False)
     _map_file: uapi.iommu_ioas_map_file = field(init=False, repr=False)
     _copy: uapi.iommu_ioas_copy = field(init=False, repr=False)
-    _unmap: uapi.iommu_ioas_unmap = field(init=False, repr=False)
+    _unmap: bytearray = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         ioas_id = self.container.ioas_id
@@ -71,9 +78,7 @@ class IoasMapper:
         self._copy = uapi.iommu_ioas_copy(
             size=ctypes.sizeof(uapi.iommu_ioas_copy), dst_ioas_id=ioas_id
         )
-        self._unmap = uapi.iommu_ioas_unmap(
-            size=ctypes.sizeof(uapi.iommu_ioas_unmap), ioas_id=ioas_id
-        )
+        self._unmap = bytearray(_UNMAP_SIZE)
 
     # -- batches -----------------------------------------------------------------------------
     def map(self, batch: Batch) -> None:
@@ -91,6 +96,8 @@ class IoasMapper:
             self.unmap_one(batch[0])
         elif 1 < len(batch) == len(self.container.mappings):
             self._unmap_everything(batch)
+        elif isinstance(batch, DmaBatch) and batch.columns is not None:
+            self._unmap_columns(batch, batch.columns)
         else:
             for_each(batch, self.unmap_one, self.map_one)
 
@@ -113,7 +120,7 @@ class IoasMapper:
         arg, iova = self._map, mapping.iova
         _pack_map(arg, 0, _MAP_SIZE, flags, self._ioas_id, 0, mapping.vaddr, mapping.size, iova)
         try:
-            self._ioctl(self._fd, uapi.IOMMU_IOAS_MAP, arg)
+            self._ioctl(self._fd, _IOAS_MAP, arg)
         except OSError as error:
             self._refused(error, mapping)
 
@@ -130,7 +137,7 @@ class IoasMapper:
         arg = self._map
         _pack_map(arg, 0, _MAP_SIZE, _ANYWHERE, self._ioas_id, 0, vaddr, size, 0)
         try:
-            self._ioctl(self._fd, uapi.IOMMU_IOAS_MAP, arg)
+            self._ioctl(self._fd, _IOAS_MAP, arg)
         except OSError as error:
             self._refused(error, DmaMapping(0, size, vaddr))
         iova = int(uapi.iommu_ioas_map.from_buffer_copy(arg).iova)
@@ -146,14 +153,15 @@ class IoasMapper:
         return not (batch.has_files and iommufd.maps_files)
 
     def _map_columns(self, batch: DmaBatch) -> None:
-        if self._bulk is None:
-            self._bulk = BulkIoctl(self.container.host, self._fd, uapi.IOMMU_IOAS_MAP, _MAP_SIZE)
+        if self._bulk_map is None:
+            host = self.container.host
+            self._bulk_map = BulkIoctl(host, self._fd, _IOAS_MAP, _MAP_SIZE)
         columns = batch.columns
         assert columns is not None
         head = heads(batch, _MAP_SIZE, _FLAGS.__getitem__)
-        ids = array("Q", _pack_pair(self._ioas_id, 0)) * len(batch)
+        ids = pairs(self._ioas_id, 0, len(batch))
         words = (head, ids, columns.vaddrs, columns.sizes, columns.iovas)
-        self._bulk.issue(batch, words, self._refused, self.unmap_one)
+        self._bulk_map.issue(batch, words, self._refused, self.unmap_one)
 
     def _refused(self, error: OSError, mapping: DmaMapping) -> NoReturn:
         raise map_error(error, "IOMMU_IOAS_MAP", self.container, mapping) from error
@@ -205,20 +213,40 @@ class IoasMapper:
 
     def _unmap_range(self, iova: int, length: int, expected: int) -> None:
         arg = self._unmap
-        arg.iova = iova
-        arg.length = length
-        container = self.container
+        _pack_unmap(arg, 0, _UNMAP_SIZE, self._ioas_id, iova, length)
         try:
-            self._ioctl(self._fd, uapi.IOMMU_IOAS_UNMAP, arg)
+            self._ioctl(self._fd, _IOAS_UNMAP, arg)
         except OSError as error:
-            raise unmap_error(error, "IOMMU_IOAS_UNMAP", container, iova, length) from error
-        if arg.length != expected:
-            raise DmaError(
-                errno.EIO,
-                "IOMMU_IOAS_UNMAP",
-                container.label,
-                f"iova {iova:#x} size {length:#x}: {arg.length:#x} of {expected:#x} bytes unmapped",
-            )
+            where = (self.container, iova, length)
+            raise unmap_error(error, "IOMMU_IOAS_UNMAP", *where) from error
+        (done,) = _unpack_length(arg, _UNMAPPED)
+        if done != expected:
+            raise self._unmapped_other(iova, length, done, expected)
+
+    def _unmap_columns(self, batch: DmaBatch, columns: Columns) -> None:
+        if self._bulk_unmap is None:
+            host = self.container.host
+            self._bulk_unmap = BulkIoctl(host, self._fd, _IOAS_UNMAP, _UNMAP_SIZE)
+        head = pairs(_UNMAP_SIZE, self._ioas_id, len(batch))
+        words = (head, columns.iovas, columns.sizes)
+        self._bulk_unmap.issue_confirmed(
+            batch, words, _UNMAPPED_WORD, self._unmap_refused, self._unmap_differs, self.map_one
+        )
+
+    def _unmap_refused(self, error: OSError, mapping: DmaMapping) -> NoReturn:
+        iova, size = mapping.iova, mapping.size
+        raise unmap_error(error, "IOMMU_IOAS_UNMAP", self.container, iova, size) from error
+
+    def _unmap_differs(self, mapping: DmaMapping, done: int) -> NoReturn:
+        raise self._unmapped_other(mapping.iova, mapping.size, done, mapping.size)
+
+    def _unmapped_other(self, iova: int, length: int, done: int, expected: int) -> DmaError:
+        return DmaError(
+            errno.EIO,
+            "IOMMU_IOAS_UNMAP",
+            self.container.label,
+            f"iova {iova:#x} size {length:#x}: {done:#x} of {expected:#x} bytes unmapped",
+        )
 
     def _restore(self, batch: Batch, error: DmaError) -> None:
         for mapping in batch:

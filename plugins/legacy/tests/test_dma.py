@@ -56,7 +56,7 @@ class ShortHost(SimHost):
     def ioctl(self, fd: int, request: int, arg: IoctlArgument = 0) -> int:
         result = super().ioctl(fd, request, arg)
         if request == vfio.VFIO_IOMMU_UNMAP_DMA and self.unmapped is not None:
-            assert isinstance(arg, bytearray)
+            assert isinstance(arg, bytearray | memoryview)
             answer = vfio.vfio_iommu_type1_dma_unmap.from_buffer(arg)
             answer.size, self.unmapped = self.unmapped, None
         return result
@@ -305,6 +305,34 @@ def test_another_size_than_asked_for_is_an_error(unmapped: int, vaddr: int) -> N
     host.unmapped = unmapped
     with pytest.raises(DmaNotMappedError, match=f"{unmapped:#x} of {2 * PAGE:#x} bytes"):
         container.dma_unmap([(0, 2 * PAGE)])
+
+
+def test_another_size_within_a_large_batch_names_the_mapping_and_the_others_are_mapped_again(
+    page_at: PageAt,
+) -> None:
+    host = ShortHost(topology())
+    container = Wiring(host).open(CARD).container
+    stays, *batch = [page_at(number * PAGE) for number in range(LARGE)]
+    container.dma_map([stays, *batch])
+    host.unmapped = 0
+    with pytest.raises(
+        DmaNotMappedError, match=f"0x0 of {PAGE:#x} bytes at iova {PAGE:#x}"
+    ) as caught:
+        container.dma_remove(batch)
+    assert caught.value.index == 0
+    assert len(container.mappings) == LARGE
+    assert host.pinned_bytes == LARGE * PAGE
+
+
+def test_a_large_batch_is_unmapped_one_by_one_and_nothing_else(
+    container: LegacyContainer, host: SimHost, page_at: PageAt
+) -> None:
+    stays, *batch = [page_at(number * PAGE) for number in range(LARGE)]
+    container.dma_map([stays, *batch])
+    host.forget_calls()
+    container.dma_unmap([(mapping.iova, mapping.size) for mapping in batch])
+    assert host.call_names() == [f"ioctl {UNMAP}"] * (LARGE - 1)
+    assert host.pinned_bytes == PAGE
 
 
 def test_another_size_than_everything_is_an_error_after_which_everything_is_mapped(

@@ -6,11 +6,11 @@ import ctypes
 import errno
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from attrs import define, field
 
-from vfiocore.bulk import BulkIoctl, heads
+from vfiocore.bulk import BulkIoctl, heads, pairs
 from vfiocore.container import ADDRESS_LIMIT, for_each, take_back_items
 from vfiocore.errors import (
     DmaAddressError,
@@ -50,9 +50,11 @@ UNMAP_KINDS: dict[int, type[DmaError]] = {
 
 # struct is twice as fast as ctypes here. The simulated host reads the bytes as the layouts.
 _MAP_DMA = vfio.VFIO_IOMMU_MAP_DMA
+_UNMAP_DMA = vfio.VFIO_IOMMU_UNMAP_DMA
 _MAP_SIZE = ctypes.sizeof(vfio.vfio_iommu_type1_dma_map)
 _UNMAP_SIZE = ctypes.sizeof(vfio.vfio_iommu_type1_dma_unmap)
 _UNMAPPED = vfio.vfio_iommu_type1_dma_unmap.size.offset
+_UNMAPPED_WORD = _UNMAPPED // 8
 _pack_map = struct.Struct("=2I3Q").pack_into
 _pack_unmap = struct.Struct("=2I2Q").pack_into
 _unpack_size = struct.Struct("=Q").unpack_from
@@ -76,7 +78,8 @@ class Type1Dma:
     fd: int
     can_unmap_all: bool = False
     _ioctl: Callable[[int, int, bytearray], int] = field(init=False, repr=False)
-    _bulk: BulkIoctl | None = field(default=None, init=False, repr=False)
+    _bulk_map: BulkIoctl | None = field(default=None, init=False, repr=False)
+    _bulk_unmap: BulkIoctl | None = field(default=None, init=False, repr=False)
     _map_arg: bytearray = field(factory=lambda: bytearray(_MAP_SIZE), init=False, repr=False)
     _unmap_arg: bytearray = field(factory=lambda: bytearray(_UNMAP_SIZE), init=False, repr=False)
 
@@ -116,11 +119,10 @@ class Type1Dma:
         try:
             done = self._issue_unmap(0, mapping.iova, mapping.size)
         except OSError as error:
-            if not self.container.has_groups():
-                return
-            raise self._unmap_failed(error, mapping) from error
+            self._unmap_refused(error, mapping)
+            return
         if done != mapping.size:
-            raise self._unmapped_other(done, mapping.size, f"at iova {mapping.iova:#x}")
+            self._unmapped_differs(mapping, done)
 
     def unmap_batch(self, batch: Batch) -> None:
         """Unmap a batch, all or none: in one call if it is all there is and the kernel can."""
@@ -128,17 +130,26 @@ class Type1Dma:
             self.unmap(batch[0])
         elif self._is_everything(batch):
             self._unmap_everything(batch)
+        elif isinstance(batch, DmaBatch) and batch.columns is not None:
+            self._unmap_columns(batch, batch.columns)
         else:
             for_each(batch, self.unmap, self.map)
 
     # ----------------------------------------------------------------------------------------
     def _map_columns(self, batch: DmaBatch, columns: Columns) -> None:
-        if self._bulk is None:
-            host = self.container.host
-            self._bulk = BulkIoctl(host, self.fd, vfio.VFIO_IOMMU_MAP_DMA, _MAP_SIZE)
+        if self._bulk_map is None:
+            self._bulk_map = BulkIoctl(self.container.host, self.fd, _MAP_DMA, _MAP_SIZE)
         head = heads(batch, _MAP_SIZE, lambda access: access.value)
         words = (head, columns.vaddrs, columns.iovas, columns.sizes)
-        self._bulk.issue(batch, words, self._map_refused, self.unmap)
+        self._bulk_map.issue(batch, words, self._map_refused, self.unmap)
+
+    def _unmap_columns(self, batch: DmaBatch, columns: Columns) -> None:
+        if self._bulk_unmap is None:
+            self._bulk_unmap = BulkIoctl(self.container.host, self.fd, _UNMAP_DMA, _UNMAP_SIZE)
+        words = (pairs(_UNMAP_SIZE, 0, len(batch)), columns.iovas, columns.sizes)
+        self._bulk_unmap.issue_confirmed(
+            batch, words, _UNMAPPED_WORD, self._unmap_refused, self._unmapped_differs, self.map
+        )
 
     def _map_refused(self, error: OSError, mapping: DmaMapping) -> None:
         """Raise what a refused map means; EBUSY is tried once more.
@@ -154,6 +165,11 @@ class Type1Dma:
         except OSError as again:
             raise self._map_failed(again, mapping) from again
 
+    def _unmap_refused(self, error: OSError, mapping: DmaMapping) -> None:
+        """Raise what a refused unmap means; nothing where the kernel has unmapped everything."""
+        if self.container.has_groups():
+            raise self._unmap_failed(error, mapping) from error
+
     def _issue_map(self, mapping: DmaMapping) -> None:
         # The values of Access are those of VFIO_DMA_MAP_FLAG_READ and _WRITE; `value` is a
         # property, which costs as much as the rest of this.
@@ -165,7 +181,7 @@ class Type1Dma:
         """The number of bytes that the kernel unmapped."""
         arg = self._unmap_arg
         _pack_unmap(arg, 0, _UNMAP_SIZE, flags, iova, size)
-        self._ioctl(self.fd, vfio.VFIO_IOMMU_UNMAP_DMA, arg)
+        self._ioctl(self.fd, _UNMAP_DMA, arg)
         unmapped: int = _unpack_size(arg, _UNMAPPED)[0]
         return unmapped
 
@@ -236,6 +252,9 @@ class Type1Dma:
         return UNMAP_KINDS.get(number, DmaError)(
             number, "VFIO_IOMMU_UNMAP_DMA", self.container.label, f"{where}: {reason}", hint
         )
+
+    def _unmapped_differs(self, mapping: DmaMapping, done: int) -> NoReturn:
+        raise self._unmapped_other(done, mapping.size, f"at iova {mapping.iova:#x}")
 
     def _unmapped_other(self, done: int, wanted: int, where: str) -> DmaNotMappedError:
         return DmaNotMappedError(
