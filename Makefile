@@ -8,7 +8,7 @@ EXAMPLES := examples/backend examples/frontend examples/quota
 EMBEDDER := tests/embedding/embedder.py
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help setup demo test coverage test-vm proof test-bed vm-shell lint docs bench clean
+.PHONY: help setup demo test coverage test-vm proof test-bed bench-vm soak-vm vm-shell lint docs bench clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ proof: ## Run them all, and write docs/proved.md from what they report
 
 test-bed: setup ## Test what runs the guests: one that panics, one that hangs, ...
 	@$(BIN)/python -m pytest -m vm tests/vm/bed_tests $(ARGS)
+
+bench-vm: setup ## Measure mapping beside the same in C, in a guest with a real kernel
+	@$(BED) bench floor
+
+soak-vm: setup ## Map and unmap a million times in such a guest, and see what is left (ARGS=100000)
+	@$(BED) bench soak -- $(ARGS)
 
 vm-shell: setup ## A shell in a guest (ARCH=x86_64 or MACHINE=aarch64-platform)
 	@$(BED) shell $(addprefix --arch ,$(ARCH)) $(addprefix --machine ,$(MACHINE))

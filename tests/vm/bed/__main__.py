@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .acceleration import EMULATION
 from .architectures import ARCHITECTURES
 from .bed import prepare
+from .benches import PROGRAMS, compiled, counting
 from .errors import BedError
 from .folders import REPOSITORY, RESULTS
 from .guest import Ending, Limits, Report
@@ -65,6 +67,15 @@ def parser() -> argparse.ArgumentParser:
     shell = commands.add_parser("shell", help="a shell in a guest, on this terminal")
     _add_choice(shell)
     shell.set_defaults(run=run_shell)
+
+    bench = commands.add_parser("bench", help="run a program of bench/ in a guest")
+    bench.add_argument("program", choices=PROGRAMS)
+    bench.add_argument("--machine", choices=sorted(MACHINES), default="x86_64")
+    bench.add_argument("--results", type=Path, default=RESULTS, help="folder for reports")
+    bench.add_argument("--boot-seconds", type=float, default=Limits.boot)
+    bench.add_argument("--guest-seconds", type=float, default=7200)
+    bench.add_argument("arguments", nargs="*", help="arguments for the program, after --")
+    bench.set_defaults(run=run_bench)
 
     proof = commands.add_parser("proof", help="write the page about what was proved")
     proof.add_argument("--results", type=Path, default=RESULTS, help="folder with reports of all")
@@ -183,6 +194,25 @@ def summarize(verdicts: Sequence[Verdict]) -> None:
     width = max(len(verdict.machine) for verdict in verdicts)
     for verdict in verdicts:
         say(f"{verdict.machine:{width}}  {verdict.text}")
+
+
+# -- bench -----------------------------------------------------------------------------------------
+def run_bench(options: argparse.Namespace) -> int:
+    """Run a program of ``bench/`` in a guest; what takes time is measured in instructions."""
+    machine = MACHINES[options.machine]
+    words = ["exec", "python3", "-m", f"bench.{options.program}"]
+    accelerator = None
+    if options.program == "floor":
+        words.append(compiled(machine.architecture, say))
+        machine, accelerator = counting(machine), EMULATION
+    limits = Limits(options.boot_seconds, options.guest_seconds)
+    bed = prepare(machine, say, accelerator)
+    runs = Runs(options.results.resolve() / "bench", limits, 1, show, say)
+    ((_, report),) = runs.run([bed], shlex.join([*words, *options.arguments]))
+    verdict = judge(machine, report)
+    explain(verdict, report)
+    summarize([verdict])
+    return int(not verdict.ok)
 
 
 # -- the others ------------------------------------------------------------------------------------

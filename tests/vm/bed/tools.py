@@ -16,6 +16,9 @@ PACKAGES: Mapping[str, str] = {
     "mmdebstrap": "mmdebstrap",
     "setpriv": "util-linux",
     "fdtput": "device-tree-compiler",
+    "x86_64-linux-gnu-gcc": "crossbuild-essential-amd64",
+    "aarch64-linux-gnu-gcc": "crossbuild-essential-arm64",
+    "s390x-linux-gnu-gcc": "crossbuild-essential-s390x",
 }
 """The Debian package of each program."""
 
