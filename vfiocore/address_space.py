@@ -11,18 +11,21 @@ import errno
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from attrs import define, evolve, field
 
 from vfiocore.container import Capability
 from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError, UnsupportedError
+from vfiocore.log import Log
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
 from vfiocore.memory.batch import BULK, DmaBatch
+from vfiocore.memory.discard import BlockFollower, DiscardableRam
 from vfiocore.memory.listener import MemoryListener
 from vfiocore.memory.mapping import DmaMapping
 from vfiocore.memory.ranges import FULL_RANGE, IovaRange, intersect, subtract
 from vfiocore.memory.table import MappingTable, Overlap
+from vfiocore.memory.viommu import IommuRegion, TranslationFollower
 from vfiocore.undo import UndoStack, run_all, take_back
 
 if TYPE_CHECKING:
@@ -34,24 +37,49 @@ MSI_HOLE = IovaRange(0xFEE00000, 0xFEEFFFFF)
 emulated devices alone has no list, but a device that joins later would find it occupied."""
 
 
+T = TypeVar("T")
+
+
 @define(eq=False)
-class _Pending:
+class _Pending(Generic[T]):
     """What one round changes; what comes and goes within it is left as it is."""
 
-    removed: list[DmaMapping] = field(factory=list)
-    added: list[DmaMapping] = field(factory=list)
+    removed: list[T] = field(factory=list)
+    added: list[T] = field(factory=list)
 
-    def remove(self, mapping: DmaMapping) -> None:
-        if mapping in self.added:
-            self.added.remove(mapping)
+    def remove(self, item: T) -> None:
+        if item in self.added:
+            self.added.remove(item)
         else:
-            self.removed.append(mapping)
+            self.removed.append(item)
 
-    def add(self, mapping: DmaMapping) -> None:
-        if mapping in self.removed:
-            self.removed.remove(mapping)
+    def add(self, item: T) -> None:
+        if item in self.removed:
+            self.removed.remove(item)
         else:
-            self.added.append(mapping)
+            self.added.append(item)
+
+
+class Follower(Protocol):
+    """Shows what changes by itself in one flat range: blocks of RAM, or translations."""
+
+    flat: FlatRange
+
+    def mappings(self) -> list[DmaMapping]:
+        """What is to be shown now."""
+
+    @property
+    def more(self) -> int:
+        """How many mappings may still come, as far as that is known."""
+
+    def left_out(self) -> dict[tuple[int, int], str]:
+        """The parts that are never shown, ``(address, size)`` in bytes, with the reason."""
+
+    def start(self) -> None:
+        """Show and hide by itself from now on."""
+
+    def stop(self) -> None:
+        """No longer."""
 
 
 @define(eq=False)
@@ -66,16 +94,20 @@ class VfioAddressSpace(MemoryListener):
         skipped: Parts of guest memory that cannot be mapped, ``(address, size)`` in bytes, each
             with the reason.
         lock: Its session's lock, taken by whatever changes the space.
+        log: Where its warnings go.
     """
 
     page_size: int
     lock: threading.RLock = field(factory=threading.RLock, repr=False)
+    log: Log = field(factory=Log, repr=False)
     containers: list[Container] = field(factory=list, init=False)
     mappings: MappingTable = field(factory=MappingTable, init=False, repr=False)
     bars: MappingTable = field(factory=MappingTable, init=False, repr=False)
     skipped: dict[tuple[int, int], str] = field(factory=dict, init=False)
     _allocator: IovaAllocator = field(factory=IovaAllocator, init=False, repr=False)
-    _pending: _Pending = field(factory=_Pending, init=False, repr=False)
+    _pending: _Pending[DmaMapping] = field(factory=_Pending, init=False, repr=False)
+    _pending_followed: _Pending[FlatRange] = field(factory=_Pending, init=False, repr=False)
+    _followers: dict[FlatRange, Follower] = field(factory=dict, init=False, repr=False)
 
     # -- containers --------------------------------------------------------------------------
     def add(self, container: Container) -> None:
@@ -91,6 +123,7 @@ class VfioAddressSpace(MemoryListener):
                 container.dma_map(batch)
             self.containers.append(container)
             self._allocator.reset()
+            self._warn_of_limit(container)
 
     def remove(self, container: Container) -> None:
         """Unmap everything from a container and forget it."""
@@ -235,24 +268,44 @@ class VfioAddressSpace(MemoryListener):
         """The page size in bytes that suits every container."""
         return max([self.page_size, *(container.page_size for container in self.containers)])
 
+    @property
+    def most_mappings(self) -> int:
+        """How many mappings there are once every block of discardable RAM is populated.
+
+        What a guest may tell a virtual IOMMU is not foreseen.
+        """
+        return len(self.mappings) + sum(item.more for item in self._followers.values())
+
     # -- guest memory ------------------------------------------------------------------------
     def begin(self) -> None:
         """A round of changes begins."""
         self._pending = _Pending()
+        self._pending_followed = _Pending()
 
     def region_del(self, flat: FlatRange) -> None:
         """A range of guest memory goes with the next `commit`."""
-        self._pending.remove(flat.mapping())
+        if _changes_by_itself(flat):
+            self._pending_followed.remove(flat)
+        else:
+            self._pending.remove(flat.mapping())
 
     def region_add(self, flat: FlatRange) -> None:
         """A range of guest memory comes with the next `commit`."""
-        self._pending.add(flat.mapping())
+        if _changes_by_itself(flat):
+            self._pending_followed.add(flat)
+        else:
+            self._pending.add(flat.mapping())
 
     def commit(self) -> None:
         """Unmap what goes, then map what comes, each as one batch; all or nothing."""
         gone = self._whole_pages(self._pending.removed)
         come = self._whole_pages(self._pending.added)
         with self.lock, UndoStack() as undo:
+            ended = [self._followers[flat] for flat in self._pending_followed.removed]
+            begun = [self._follower(flat) for flat in self._pending_followed.added]
+            parts_gone, parts_come = _changed(ended, begun)
+            gone += parts_gone
+            come += parts_come
             if gone:
                 self.unmap(gone)
                 undo.push(self.map, gone)
@@ -263,6 +316,40 @@ class VfioAddressSpace(MemoryListener):
                     del self.skipped[part]
             for mapping in self._pending.added:
                 self.skipped |= self._left_out(mapping)
+            self._follow_others(ended, begun)
+
+    def _follower(self, flat: FlatRange) -> Follower:
+        if isinstance(flat.ram, IommuRegion):
+            return TranslationFollower(flat, self.page_size, flat.ram, self.map, self.unmap)
+        assert isinstance(flat.ram, DiscardableRam)  # the other kind that changes by itself
+        return BlockFollower(flat, self.page_size, flat.ram, self.map, self.unmap)
+
+    def _follow_others(self, ended: Sequence[Follower], begun: Sequence[Follower]) -> None:
+        for follower in ended:
+            follower.stop()
+            del self._followers[follower.flat]
+            for part in follower.left_out():
+                del self.skipped[part]
+        for follower in begun:
+            follower.start()
+            self._followers[follower.flat] = follower
+            self.skipped |= follower.left_out()
+        if any(follower.more for follower in begun):
+            for container in self.containers:
+                self._warn_of_limit(container)
+
+    def _warn_of_limit(self, container: Container) -> None:
+        limit, most = container.max_mappings, self.most_mappings
+        if limit is not None and most > limit:
+            self.log.warn_of(
+                "dma.entries_may_run_out",
+                f"{container.label}: {most} mappings may be wanted once all blocks of RAM are"
+                f" populated, and {limit} are allowed: make the blocks larger, or raise"
+                " vfio_iommu_type1.dma_entry_limit",
+                container=container.label,
+                most=most,
+                limit=limit,
+            )
 
     def _whole_pages(self, mappings: Sequence[DmaMapping]) -> list[DmaMapping]:
         return [part for mapping in mappings if (part := self._shrunk(mapping)) is not None]
@@ -318,6 +405,19 @@ class VfioAddressSpace(MemoryListener):
         error = DmaNotMappedError(errno.ENOENT, "dma_unmap", "address space", text)
         error.index = index
         return error
+
+
+def _changes_by_itself(flat: FlatRange) -> bool:
+    return isinstance(flat.ram, (DiscardableRam, IommuRegion))
+
+
+def _changed(
+    ended: Sequence[Follower], begun: Sequence[Follower]
+) -> tuple[list[DmaMapping], list[DmaMapping]]:
+    """What is no longer shown and what newly is; what stays is in neither."""
+    gone = dict.fromkeys(mapping for follower in ended for mapping in follower.mappings())
+    come = dict.fromkeys(mapping for follower in begun for mapping in follower.mappings())
+    return [m for m in gone if m not in come], [m for m in come if m not in gone]
 
 
 def _overlap(text: str, index: int) -> DmaOverlapError:

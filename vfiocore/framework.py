@@ -22,6 +22,7 @@ from vfiocore.fds import FdTable
 from vfiocore.host import LinuxHost
 from vfiocore.log import Log
 from vfiocore.memory.backends import MEMORY_BACKENDS
+from vfiocore.memory.discard import RamDiscardPolicy
 from vfiocore.plan import LEGACY
 from vfiocore.plugins import PluginSet
 from vfiocore.session import Session
@@ -56,6 +57,7 @@ class Framework:
         fds: FdTable | None = None,
         kvm_fd: int | None = None,
         logger: Logger | None = None,
+        ram_discard: RamDiscardPolicy | None = None,
     ) -> None:
         """Load plugins.
 
@@ -70,6 +72,8 @@ class Framework:
             logger: Where events go: a logger of structlog, or what has its ``info`` and
                 ``warning``. If None, what structlog is configured to; if it is not, events are
                 dropped, and warnings are Python's.
+            ram_discard: The policy of the guest that all of its sessions are for; if None, one
+                of its own.
         """
         self.log: Log = Log(logger)
         self.plugins: PluginSet = PluginSet(plugins, autoload=autoload, only=only, log=self.log)
@@ -77,6 +81,7 @@ class Framework:
         self._only = only or PluginFilter()
         self._host = host
         self._kvm_fd = kvm_fd
+        self.ram_discard: RamDiscardPolicy = ram_discard or RamDiscardPolicy()
 
     @cached_property
     def schema(self) -> Schema:
@@ -159,6 +164,7 @@ class Framework:
         """The same plugins on another host."""
         other = copy.copy(self)
         other._host = host
+        other.ram_discard = RamDiscardPolicy()  # another machine, another guest
         return other
 
     def open(self, *parts: Config | str | os.PathLike[str]) -> Session:
@@ -193,6 +199,7 @@ class Framework:
             fds=self.fds,
             kvm_fd=self._kvm_fd,
             log=self.log,
+            ram_discard=self.ram_discard,
         )
 
     def _extend(self, config: Config, parts: Sequence[Config | str | os.PathLike[str]]) -> Config:

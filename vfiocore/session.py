@@ -25,6 +25,7 @@ from vfiocore.log import Log
 from vfiocore.loop import EventLoop
 from vfiocore.memory.backends import MEMORY_BACKENDS, make_ram
 from vfiocore.memory.buffer import DmaBuffer
+from vfiocore.memory.discard import RamDiscardPolicy
 from vfiocore.memory.mapping import Access, DmaMapping
 from vfiocore.memory.space import AddressSpace
 from vfiocore.peer import PeerMapping, share_region
@@ -72,6 +73,7 @@ class Session:
         memory: Guest memory: add regions to its root, and every device sees them. Where several
             threads do so, hold `lock`.
         space: The same as the containers show it, with the buffers of drivers.
+        ram_discard: Whether memory may be taken from the guest without telling (balloon).
         loop: An event loop for those who have none.
         log: Where its events go.
         lock: The lock of the control plane.
@@ -81,6 +83,7 @@ class Session:
     config: Config = field(repr=False)
     memory: AddressSpace
     space: VfioAddressSpace
+    ram_discard: RamDiscardPolicy = field(repr=False)
     loop: EventLoop
     log: Log = field(repr=False)
     lock: threading.RLock = field(repr=False)
@@ -105,6 +108,7 @@ class Session:
         fds: FdTable,
         kvm_fd: int | None = None,
         log: Log | None = None,
+        ram_discard: RamDiscardPolicy | None = None,
     ) -> None:
         """Open everything in `config`, or nothing.
 
@@ -116,13 +120,15 @@ class Session:
             fds: The names of passed fds.
             kvm_fd: An embedder's KVM-VFIO device; every group or device is added to it.
             log: Where its events go.
+            ram_discard: The policy of the guest whose memory the session shows; a new one if None.
         """
         self.host = host
         self.config = config
         self.log = log or Log()
         self.lock = threading.RLock()
         self.memory = AddressSpace("memory")
-        self.space = VfioAddressSpace(host.page_size, self.lock)
+        self.space = VfioAddressSpace(host.page_size, self.lock, self.log)
+        self.ram_discard = ram_discard or RamDiscardPolicy()
         self.loop = EventLoop(host)
         self._plugins = plugins
         self._extend = extend
@@ -351,6 +357,9 @@ class Session:
         config, hooks = plan.config, self._plugins.hooks(plan.backend.name)
         undo = UndoStack()
         with undo:
+            if not plan.ram_discard_allowed:
+                hold = self.ram_discard.pin(f"{config.label} ({plan.target.name})")
+                undo.push(hold.close)
             request = self._request(plan)
             attachment = _given("vfio_setup_context", plan, hooks.setup_context(request))
             undo.push(self._leave, attachment, hooks)

@@ -336,4 +336,4 @@ def pages_of(table: Iterable[Translated]) -> Iterator[tuple[int, bool]]:
 
 
 TestGuestMemory = GuestMemory.TestCase
-TestGuestMemory.settings = settings(max_examples=40, stateful_step_count=30)
+TestGuestMemory.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

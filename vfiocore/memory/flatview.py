@@ -8,19 +8,21 @@ from typing import NamedTuple, TypeAlias
 
 from attrs import field, frozen
 
+from vfiocore.memory.backing import Backing
 from vfiocore.memory.mapping import Access, DmaMapping
 from vfiocore.memory.ranges import IOVA_LIMIT
 from vfiocore.memory.region import Alias, MemoryRegion, Ram, RamDevice, Region
+from vfiocore.memory.viommu import IommuRegion
 
 
 @frozen
 class FlatRange:
-    """One stretch of RAM as devices see it.
+    """One stretch of RAM as devices see it, or of what a virtual IOMMU translates.
 
     Attributes:
-        start: The guest address, which is the IOVA where no virtual IOMMU is in front.
+        start: The guest address, which is the IOVA.
         size: In bytes.
-        ram: The region it is of.
+        ram: The region it is of; an `IommuRegion` has no memory of its own.
         offset: Where in `ram` it begins, in bytes.
         readonly: Devices may only read.
         logging: What devices write here is to be logged. Ranges that differ in this alone are
@@ -29,7 +31,7 @@ class FlatRange:
 
     start: int
     size: int
-    ram: Ram
+    ram: Ram | IommuRegion
     offset: int
     readonly: bool = False
     logging: bool = field(default=False, eq=False, repr=False)
@@ -47,7 +49,7 @@ class FlatRange:
     @property
     def vaddr(self) -> int:
         """The process address behind `start`."""
-        return self.ram.backing.address + self.offset
+        return self._backing.address + self.offset
 
     @property
     def access(self) -> Access:
@@ -55,10 +57,20 @@ class FlatRange:
         return Access.READ if self.readonly else Access.READ_WRITE
 
     def mapping(self) -> DmaMapping:
-        """The range as a container is asked to map it."""
-        backing = self.ram.backing
+        """The range as a container is asked to map it.
+
+        Raises:
+            TypeError: It is of an `IommuRegion`, which is not mapped: what it translates is.
+        """
+        backing = self._backing
         offset = 0 if backing.fd is None else backing.fd_offset + self.offset
         return DmaMapping(self.start, self.size, self.vaddr, self.access, backing.fd, offset)
+
+    @property
+    def _backing(self) -> Backing:
+        if isinstance(self.ram, IommuRegion):
+            raise TypeError(f"{self.ram.name} translates, it has no memory of its own")
+        return self.ram.backing
 
     def __str__(self) -> str:
         return f"{self.start:#x}-{self.last:#x} {self.ram.name} @{self.offset:#x}"
@@ -77,10 +89,10 @@ class FlatView:
         return len(self.ranges)
 
 
-Part: TypeAlias = tuple[int, int, Ram, int, bool]
+Part: TypeAlias = tuple[int, int, Ram | IommuRegion, int, bool]
 """What is seen somewhere: start, end, the RAM, offset in the RAM minus address, read-only."""
 
-_Leaf: TypeAlias = tuple[int, int, int, Ram | None, int, bool]
+_Leaf: TypeAlias = tuple[int, int, int, Ram | IommuRegion | None, int, bool]
 """A region's part that covers others or is covered: start, rank, and the rest as of a `Part`. The
 lowest rank is uppermost; None covers, and is not mapped."""
 
@@ -122,7 +134,7 @@ def render(root: MemoryRegion, low: int, high: int) -> Iterator[Part]:
 def joined(parts: Iterable[Part]) -> Iterator[FlatRange]:
     """Make one of neighbours that continue: the same memory, onwards, with the same access."""
     start = end = shift = 0
-    ram: Ram | None = None
+    ram: Ram | IommuRegion | None = None
     readonly = False
     for low, high, seen, by, protected in parts:
         if low == end and seen is ram and by == shift and protected == readonly:
@@ -193,7 +205,7 @@ def _collect(
         at = base - region.target_offset
         _collect(region.target, at, low, high, leaves, readonly=readonly, through=through)
     else:
-        ram = region if isinstance(region, Ram) else None
+        ram = region if isinstance(region, Ram | IommuRegion) else None
         leaves.append((low, len(leaves), high, ram, -base, readonly))
 
 

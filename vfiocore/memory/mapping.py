@@ -78,5 +78,11 @@ class DmaMapping:
         """The last IOVA, included."""
         return self.iova + self.size - 1
 
+    def part(self, offset: int, size: int) -> DmaMapping:
+        """The `size` bytes from `offset` on, at the addresses that they have in this mapping."""
+        fd_offset = 0 if self.fd is None else self.fd_offset + offset
+        iova, vaddr = self.iova + offset, self.vaddr + offset
+        return DmaMapping(iova, size, vaddr, self.access, self.fd, fd_offset)
+
     def __str__(self) -> str:
         return f"{self.iova:#x}-{self.last:#x} → {self.vaddr:#x}"
