@@ -11,21 +11,20 @@ import errno
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from attrs import define, evolve, field
 
 from vfiocore.container import Capability
 from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError, UnsupportedError
 from vfiocore.log import Log
+from vfiocore.memory._followers import Follower, changed, changes_by_itself, follower_of
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
 from vfiocore.memory.batch import BULK, DmaBatch
-from vfiocore.memory.discard import BlockFollower, DiscardableRam
 from vfiocore.memory.listener import MemoryListener
 from vfiocore.memory.mapping import DmaMapping
 from vfiocore.memory.ranges import FULL_RANGE, IovaRange, intersect, subtract
 from vfiocore.memory.table import MappingTable, Overlap
-from vfiocore.memory.viommu import IommuRegion, TranslationFollower
 from vfiocore.undo import UndoStack, run_all, take_back
 
 if TYPE_CHECKING:
@@ -58,28 +57,6 @@ class _Pending(Generic[T]):
             self.removed.remove(item)
         else:
             self.added.append(item)
-
-
-class Follower(Protocol):
-    """Shows what changes by itself in one flat range: blocks of RAM, or translations."""
-
-    flat: FlatRange
-
-    def mappings(self) -> list[DmaMapping]:
-        """What is to be shown now."""
-
-    @property
-    def more(self) -> int:
-        """How many mappings may still come, as far as that is known."""
-
-    def left_out(self) -> dict[tuple[int, int], str]:
-        """The parts that are never shown, ``(address, size)`` in bytes, with the reason."""
-
-    def start(self) -> None:
-        """Show and hide by itself from now on."""
-
-    def stop(self) -> None:
-        """No longer."""
 
 
 @define(eq=False)
@@ -119,11 +96,12 @@ class VfioAddressSpace(MemoryListener):
         with self.lock:
             bars = self.bars if Capability.BAR_BY_ADDRESS in container.capabilities else ()
             batch = [*self.mappings, *bars]
+            if self._followers:
+                self._warn_of_limit(container, self.most_mappings)
             if batch:
                 container.dma_map(batch)
             self.containers.append(container)
             self._allocator.reset()
-            self._warn_of_limit(container)
 
     def remove(self, container: Container) -> None:
         """Unmap everything from a container and forget it."""
@@ -284,14 +262,14 @@ class VfioAddressSpace(MemoryListener):
 
     def region_del(self, flat: FlatRange) -> None:
         """A range of guest memory goes with the next `commit`."""
-        if _changes_by_itself(flat):
+        if changes_by_itself(flat):
             self._pending_followed.remove(flat)
         else:
             self._pending.remove(flat.mapping())
 
     def region_add(self, flat: FlatRange) -> None:
         """A range of guest memory comes with the next `commit`."""
-        if _changes_by_itself(flat):
+        if changes_by_itself(flat):
             self._pending_followed.add(flat)
         else:
             self._pending.add(flat.mapping())
@@ -302,10 +280,15 @@ class VfioAddressSpace(MemoryListener):
         come = self._whole_pages(self._pending.added)
         with self.lock, UndoStack() as undo:
             ended = [self._followers[flat] for flat in self._pending_followed.removed]
-            begun = [self._follower(flat) for flat in self._pending_followed.added]
-            parts_gone, parts_come = _changed(ended, begun)
+            begun = [
+                follower_of(flat, self.page_size, self.map, self.unmap)
+                for flat in self._pending_followed.added
+            ]
+            parts_gone, parts_come = changed(ended, begun)
             gone += parts_gone
             come += parts_come
+            if begun:
+                self._warn_of_limits(len(come) - len(gone), ended, begun)
             if gone:
                 self.unmap(gone)
                 undo.push(self.map, gone)
@@ -318,12 +301,6 @@ class VfioAddressSpace(MemoryListener):
                 self.skipped |= self._left_out(mapping)
             self._follow_others(ended, begun)
 
-    def _follower(self, flat: FlatRange) -> Follower:
-        if isinstance(flat.ram, IommuRegion):
-            return TranslationFollower(flat, self.page_size, flat.ram, self.map, self.unmap)
-        assert isinstance(flat.ram, DiscardableRam)  # the other kind that changes by itself
-        return BlockFollower(flat, self.page_size, flat.ram, self.map, self.unmap)
-
     def _follow_others(self, ended: Sequence[Follower], begun: Sequence[Follower]) -> None:
         for follower in ended:
             follower.stop()
@@ -334,12 +311,17 @@ class VfioAddressSpace(MemoryListener):
             follower.start()
             self._followers[follower.flat] = follower
             self.skipped |= follower.left_out()
-        if any(follower.more for follower in begun):
-            for container in self.containers:
-                self._warn_of_limit(container)
 
-    def _warn_of_limit(self, container: Container) -> None:
-        limit, most = container.max_mappings, self.most_mappings
+    def _warn_of_limits(
+        self, more: int, ended: Sequence[Follower], begun: Sequence[Follower]
+    ) -> None:
+        """Before a round that adds `more` mappings: say where it may lead."""
+        more += sum(follower.more for follower in begun) - sum(item.more for item in ended)
+        for container in self.containers:
+            self._warn_of_limit(container, self.most_mappings + more)
+
+    def _warn_of_limit(self, container: Container, most: int) -> None:
+        limit = container.max_mappings
         if limit is not None and most > limit:
             self.log.warn_of(
                 "dma.entries_may_run_out",
@@ -405,19 +387,6 @@ class VfioAddressSpace(MemoryListener):
         error = DmaNotMappedError(errno.ENOENT, "dma_unmap", "address space", text)
         error.index = index
         return error
-
-
-def _changes_by_itself(flat: FlatRange) -> bool:
-    return isinstance(flat.ram, (DiscardableRam, IommuRegion))
-
-
-def _changed(
-    ended: Sequence[Follower], begun: Sequence[Follower]
-) -> tuple[list[DmaMapping], list[DmaMapping]]:
-    """What is no longer shown and what newly is; what stays is in neither."""
-    gone = dict.fromkeys(mapping for follower in ended for mapping in follower.mappings())
-    come = dict.fromkeys(mapping for follower in begun for mapping in follower.mappings())
-    return [m for m in gone if m not in come], [m for m in come if m not in gone]
 
 
 def _overlap(text: str, index: int) -> DmaOverlapError:

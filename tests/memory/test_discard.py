@@ -94,6 +94,7 @@ def test_bytes_are_populated_if_every_block_of_theirs_is(ram: DiscardableRam) ->
     assert ram.is_populated(BLOCK + 5, BLOCK)
     assert not ram.is_populated(2 * BLOCK + 5, BLOCK)
     assert not ram.is_populated(BLOCK - 1, 2)
+    assert ram.discarded_blocks(BLOCK - 1, 2 * BLOCK + 2) == 2
 
 
 def test_only_what_changes_is_told(ram: DiscardableRam) -> None:

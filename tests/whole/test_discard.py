@@ -169,6 +169,16 @@ def test_a_container_with_too_few_entries_is_told_of_when_it_comes() -> None:
             session.space.add(short)
 
 
+def test_where_a_warning_is_an_error_nothing_was_done() -> None:
+    host = SimHost(dma_entry_limit=6)
+    with opened(host, LEGACY) as session, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(VfioWarning):
+            plugged(session, host).populate(0, BLOCK)
+        assert session.memory.root.children == []
+        assert session.space.most_mappings == 0
+
+
 @pytest.mark.filterwarnings("ignore::vfiocore.log.VfioWarning")
 def test_a_populate_past_the_limit_changes_nothing() -> None:
     host = SimHost(dma_entry_limit=6)

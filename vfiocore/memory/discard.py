@@ -5,19 +5,15 @@ from __future__ import annotations
 import errno
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self, TypeAlias
 
 from attrs import define, field
 from attrs.setters import frozen as fixed
 
 from vfiocore.errors import BusyError
 from vfiocore.memory._audience import Audience
-from vfiocore.memory.mapping import DmaMapping
 from vfiocore.memory.region import Ram
-
-if TYPE_CHECKING:
-    from vfiocore.memory.flatview import FlatRange
 
 Runs: TypeAlias = Sequence[tuple[int, int]]
 """Stretches of whole blocks by rising offset, ``(offset, size)`` in bytes; none touches the next."""
@@ -70,10 +66,14 @@ class DiscardableRam(Ram):
         """How much is populated, in bytes."""
         return self._state.count(_POPULATED, 0, self.size // self.block_size) * self.block_size
 
+    def discarded_blocks(self, offset: int, size: int) -> int:
+        """How many of the blocks that have one of the `size` bytes at `offset` are discarded."""
+        blocks = self._blocks_of(offset, size)
+        return self._state.count(_DISCARDED, blocks.start, blocks.stop)
+
     def is_populated(self, offset: int, size: int) -> bool:
         """True if every block is that has one of the `size` bytes at `offset`."""
-        blocks = self._blocks_of(offset, size)
-        return self._state.count(_POPULATED, blocks.start, blocks.stop) == len(blocks)
+        return not self.discarded_blocks(offset, size)
 
     def populate(self, offset: int, size: int) -> None:
         """Give the blocks of a range to everybody, or to nobody; those that have been stay.
@@ -210,86 +210,6 @@ class DiscardableRam(Ram):
             count = size // block
             first = offset // block
             self._state[first : first + count] = bytes([state]) * count
-
-
-@define(eq=False)
-class BlockFollower:
-    """Shows the populated blocks of one flat range of a `DiscardableRam`, each as a mapping.
-
-    Attributes:
-        flat: The range.
-        page_size: The least that can be mapped, in bytes.
-    """
-
-    flat: FlatRange
-    page_size: int
-    _ram: DiscardableRam
-    _show: Callable[[list[DmaMapping]], None]
-    _hide: Callable[[list[DmaMapping]], None]
-
-    def mappings(self) -> list[DmaMapping]:
-        """What is to be shown now, by rising address."""
-        return self._blocks(self._ram.populated)
-
-    @property
-    def more(self) -> int:
-        """How many mappings may still come."""
-        if not self._on_pages:
-            return 0
-        blocks = self._ram._blocks_of(self.flat.offset, self.flat.size)
-        return self._ram._state.count(_DISCARDED, blocks.start, blocks.stop)
-
-    def left_out(self) -> dict[tuple[int, int], str]:
-        """The parts that are never shown, ``(address, size)`` in bytes, with the reason."""
-        flat, page = self.flat, self.page_size
-        if not self._on_pages:
-            reason = f"blocks of {self._ram.block_size:#x} do not lie on whole pages of {page:#x}"
-            return {(flat.start, flat.size): reason}
-        head, tail = -flat.start % page, (flat.last + 1) % page
-        if head + tail >= flat.size:
-            return {(flat.start, flat.size): f"no whole page of {page:#x}"}
-        parts = ((flat.start, head), (flat.last + 1 - tail, tail))
-        return {part: f"a part of a page of {page:#x}" for part in parts if part[1]}
-
-    def start(self) -> None:
-        """Follow the RAM from now on; what is there already has been shown."""
-        self._ram._audience.join(self, self._come, self._go)
-
-    def stop(self) -> None:
-        """Follow it no more; what is there has been hidden."""
-        self._ram._audience.leave(self)
-
-    def _come(self, runs: Runs) -> None:
-        blocks = self._blocks(runs)
-        if blocks:
-            self._show(blocks)
-
-    def _go(self, runs: Runs) -> None:
-        blocks = self._blocks(runs)
-        if blocks:
-            self._hide(blocks)
-
-    @property
-    def _on_pages(self) -> bool:
-        flat = self.flat
-        places = flat.start - flat.offset, flat.vaddr - flat.offset, self._ram.block_size
-        return not any(place % self.page_size for place in places)
-
-    def _blocks(self, runs: Runs) -> list[DmaMapping]:
-        return list(self._cut(runs)) if self._on_pages else []
-
-    def _cut(self, runs: Runs) -> Iterator[DmaMapping]:
-        """The blocks of `runs` as far as they are in whole pages of the range."""
-        flat, page, block = self.flat, self.page_size, self._ram.block_size
-        whole = flat.mapping()
-        low = flat.offset + -flat.start % page
-        high = flat.offset + flat.size - (flat.last + 1) % page
-        for offset, size in runs:
-            at, end = max(offset, low), min(offset + size, high)
-            while at < end:
-                stop = min(at - at % block + block, end)
-                yield whole.part(at - flat.offset, stop - at)
-                at = stop
 
 
 @define(eq=False)

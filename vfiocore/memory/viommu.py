@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 from attrs.setters import frozen as fixed
 
 from vfiocore.errors import (
     DmaAddressError,
-    DmaAlignmentError,
     DmaError,
     DmaOverlapError,
     DmaRangeError,
@@ -192,33 +191,36 @@ class IommuRegion(MemoryRegion):
         mappings: list[DmaMapping] = []
         held: dict[int, tuple[DiscardableRam, int, int]] = {}
         for index, item in enumerate(batch):
-            flat = self._ram_of(index, item)
-            offset = item.address - flat.start
-            part = flat.mapping().part(offset, item.size)
-            access = part.access & item.access
+            ram, offset, readonly = self._ram_of(index, item)
+            access = item.access & Access.READ if readonly else item.access
             if not access:
-                reason = f"{item} is to be written only, and {flat.ram.name} is read-only"
+                reason = f"{item} is to be written only, and {ram.name} is read-only"
                 raise self._refused(DmaAddressError, errno.EFAULT, index, reason)
-            mappings.append(evolve(part, iova=item.iova, access=access))
-            if isinstance(flat.ram, DiscardableRam):
-                held[item.iova] = flat.ram, flat.offset + offset, item.size
+            backing = ram.backing
+            fd_offset = 0 if backing.fd is None else backing.fd_offset + offset
+            vaddr = backing.address + offset
+            mappings.append(DmaMapping(item.iova, item.size, vaddr, access, backing.fd, fd_offset))
+            if isinstance(ram, DiscardableRam):
+                held[item.iova] = ram, offset, item.size
         return mappings, held
 
-    def _ram_of(self, index: int, item: Translation) -> FlatRange:
-        """The range of RAM that a translation leads to, all of it, or a reason why not."""
+    def _ram_of(self, index: int, item: Translation) -> tuple[Ram, int, bool]:
+        """The RAM that all of a translation leads to, where in it, and whether it is read-only."""
         if item.size <= 0 or not 0 <= item.iova <= self.size - item.size:
             reason = f"{item} is not in its {self.size:#x} bytes"
             raise self._refused(DmaRangeError, errno.EINVAL, index, reason)
         flat = _range_at(self.target, item.address)
         if flat is None or not isinstance(flat.ram, Ram):
             reason = f"{item} leads to no RAM in {self.target.name}"
-        elif item.address + item.size - 1 > flat.last:
+            raise self._refused(DmaAddressError, errno.EFAULT, index, reason)
+        if item.address + item.size - 1 > flat.last:
             reason = f"{item} goes past the end of the RAM at {flat}"
-        elif _is_discarded(flat, item):
-            reason = f"{item} leads to discarded memory of {flat.ram.name}"
-        else:
-            return flat
-        raise self._refused(DmaAddressError, errno.EFAULT, index, reason)
+            raise self._refused(DmaAddressError, errno.EFAULT, index, reason)
+        ram, offset = flat.ram, flat.offset + item.address - flat.start
+        if isinstance(ram, DiscardableRam) and not ram.is_populated(offset, item.size):
+            reason = f"{item} leads to discarded memory of {ram.name}"
+            raise self._refused(DmaAddressError, errno.EFAULT, index, reason)
+        return ram, offset, flat.readonly
 
     def _refused(self, kind: type[DmaError], number: int, index: int, reason: str) -> DmaError:
         error = kind(number, "map", self.name, reason)
@@ -232,92 +234,3 @@ def _range_at(space: AddressSpace, address: int) -> FlatRange | None:
     if not index or ranges[index - 1].last < address:
         return None
     return ranges[index - 1]
-
-
-def _is_discarded(flat: FlatRange, item: Translation) -> bool:
-    if not isinstance(flat.ram, DiscardableRam):
-        return False
-    offset = flat.offset + item.address - flat.start
-    return not flat.ram.is_populated(offset, item.size)
-
-
-@define(eq=False)
-class TranslationFollower:
-    """Shows what is translated in one flat range of an `IommuRegion`.
-
-    Attributes:
-        flat: The range.
-        page_size: The least that can be mapped, in bytes.
-    """
-
-    flat: FlatRange
-    page_size: int
-    _region: IommuRegion
-    _show: Callable[[list[DmaMapping]], None]
-    _hide: Callable[[list[DmaMapping]], None]
-
-    def mappings(self) -> list[DmaMapping]:
-        """What is to be shown now, by rising address.
-
-        Raises:
-            DmaAlignmentError: EINVAL, the virtual IOMMU's pages are finer than the host's.
-            DmaAddressError: EFAULT, what is to be written only is in a read-only range.
-        """
-        return list(self._placed(self._region.translations).values())
-
-    @property
-    def more(self) -> int:
-        """How many mappings are sure to be wanted besides: what a guest will do is unknown."""
-        return 0
-
-    def left_out(self) -> dict[tuple[int, int], str]:
-        """The parts that are never shown: none."""
-        return {}
-
-    def start(self) -> None:
-        """Follow the region from now on; what is there already has been shown."""
-        self._region._audience.join(self, self._come, self._go)
-
-    def stop(self) -> None:
-        """Follow it no more; what is there has been hidden."""
-        self._region._audience.leave(self)
-
-    def _come(self, mappings: Sequence[DmaMapping]) -> None:
-        placed = self._placed(mappings)
-        if not placed:
-            return
-        try:
-            self._show(list(placed.values()))
-        except DmaError as error:
-            error.index = list(placed)[error.index]
-            raise
-
-    def _go(self, mappings: Sequence[DmaMapping]) -> None:
-        placed = self._placed(mappings)
-        if placed:
-            self._hide(list(placed.values()))
-
-    def _placed(self, mappings: Sequence[DmaMapping]) -> dict[int, DmaMapping]:
-        """What of the mappings is in the range, where devices see it, by index."""
-        placed: dict[int, DmaMapping] = {}
-        for index, mapping in enumerate(mappings):
-            piece = self._place(index, mapping)
-            if piece is not None:
-                placed[index] = piece
-        return placed
-
-    def _place(self, index: int, mapping: DmaMapping) -> DmaMapping | None:
-        flat = self.flat
-        start = max(mapping.iova, flat.offset)
-        end = min(mapping.last + 1, flat.offset + flat.size)
-        if start >= end:
-            return None
-        part = mapping.part(start - mapping.iova, end - start)
-        iova, access = flat.start + start - flat.offset, part.access & flat.access
-        if (iova | part.size | part.vaddr) % self.page_size:
-            reason = f"{part} is not in whole pages of the host, {self.page_size:#x} bytes"
-            raise self._region._refused(DmaAlignmentError, errno.EINVAL, index, reason)
-        if not access:
-            reason = f"{part} is to be written only, and the range is read-only"
-            raise self._region._refused(DmaAddressError, errno.EFAULT, index, reason)
-        return evolve(part, iova=iova, access=access)
