@@ -358,7 +358,7 @@ class Session:
         undo = UndoStack()
         with undo:
             if not plan.ram_discard_allowed:
-                hold = self.ram_discard.pin(f"{config.label} ({plan.target.name})")
+                hold = self.ram_discard.pin(plan.target.name)
                 undo.push(hold.close)
             request = self._request(plan)
             attachment = _given("vfio_setup_context", plan, hooks.setup_context(request))
