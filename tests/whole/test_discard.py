@@ -252,6 +252,15 @@ def test_a_device_that_pins_memory_is_not_opened_beside_a_balloon(host: SimHost)
     framework.open(LEGACY).close()
 
 
+def test_a_device_that_pins_memory_is_not_plugged_beside_a_balloon(way: Way) -> None:
+    with way.open(AP) as session:
+        with session.ram_discard.begin_uncoordinated(), pytest.raises(BusyError):
+            session.plug(f"-device vfio-pci,host={OTHER_EDU.name}")
+        assert len(session) == 1
+        session.plug(f"-device vfio-pci,host={OTHER_EDU.name}")
+        assert session.ram_discard.forbidden_by == (OTHER_EDU.name,)
+
+
 def test_a_device_that_did_not_open_forbids_nothing(host: SimHost) -> None:
     framework = on(host)
     host.fail("VFIO_GROUP_GET_DEVICE_FD", errno.EIO)
