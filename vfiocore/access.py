@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ GROWTH_LIMIT = 8
 
 INDEX_LIMIT = 1 << 10
 """More regions, or interrupt indexes, than any device has."""
+
+OPEN_READ_WRITE = os.O_RDWR | os.O_CLOEXEC
 
 ACCESS_KINDS = {
     errno.EINVAL: DeviceAccessError,
@@ -198,6 +201,28 @@ class DeviceAccess:
         buffer = bytearray(bytes(head) + payload)
         self._ioctl("VFIO_DEVICE_FEATURE", vfio.VFIO_DEVICE_FEATURE, buffer)
         return bytes(buffer[size:])
+
+    def export_dmabuf(self, index: int, offset: int, size: int) -> int:
+        """VFIO_DEVICE_FEATURE_DMA_BUF (Linux 6.19) of one range of a region, in bytes.
+
+        Returns:
+            A new fd, close-on-exec; the caller closes it.
+
+        Raises:
+            UnsupportedError: ENOTTY, the kernel lacks the feature, or it is no PCI device;
+                EOPNOTSUPP, its driver does.
+            KernelError: ENODEV, no such BAR; EINVAL, not whole pages of it.
+        """
+        wanted = vfio.vfio_device_feature_dma_buf(
+            region_index=index, open_flags=OPEN_READ_WRITE, nr_ranges=1
+        )
+        payload = bytes(wanted) + bytes(vfio.vfio_region_dma_range(offset=offset, length=size))
+        head = vfio.vfio_device_feature(
+            argsz=ctypes.sizeof(vfio.vfio_device_feature) + len(payload),
+            flags=vfio.VFIO_DEVICE_FEATURE_DMA_BUF | vfio.VFIO_DEVICE_FEATURE_GET,
+        )
+        buffer = bytearray(bytes(head) + payload)
+        return self._ioctl("VFIO_DEVICE_FEATURE", vfio.VFIO_DEVICE_FEATURE, buffer)
 
     # -- regions -----------------------------------------------------------------------------
     def pread(self, size: int, offset: int) -> bytes:

@@ -68,6 +68,8 @@ class VfioAddressSpace(MemoryListener):
         containers: Those that show it, in order of arrival.
         mappings: What every container shows.
         bars: BARs of devices, shown by the containers that can.
+        suspended: Those of `bars` that do not answer: containers that map them as files have lost
+            them.
         skipped: Parts of guest memory that cannot be mapped, ``(address, size)`` in bytes, each
             with the reason.
         lock: Its session's lock, taken by whatever changes the space.
@@ -80,6 +82,7 @@ class VfioAddressSpace(MemoryListener):
     containers: list[Container] = field(factory=list, init=False)
     mappings: MappingTable = field(factory=MappingTable, init=False, repr=False)
     bars: MappingTable = field(factory=MappingTable, init=False, repr=False)
+    suspended: set[DmaMapping] = field(factory=set, init=False, repr=False)
     skipped: dict[tuple[int, int], str] = field(factory=dict, init=False)
     _allocator: IovaAllocator = field(factory=IovaAllocator, init=False, repr=False)
     _pending: _Pending[DmaMapping] = field(factory=_Pending, init=False, repr=False)
@@ -94,8 +97,7 @@ class VfioAddressSpace(MemoryListener):
             DmaError: a mapping does not go there; then the container has none of them.
         """
         with self.lock:
-            bars = self.bars if Capability.BAR_BY_ADDRESS in container.capabilities else ()
-            batch = [*self.mappings, *bars]
+            batch = [*self.mappings, *(bar for bar in self.bars if self._shows(container, bar))]
             if self._followers:
                 self._warn_of_limit(container, self.most_mappings)
             if batch:
@@ -174,28 +176,61 @@ class VfioAddressSpace(MemoryListener):
             DmaError: as `map` fails; then no container shows it.
         """
         with self.lock, UndoStack() as undo:
-            able, unable = self._by_reach()
-            for container in able:
+            for container in self._showing(bar):
                 container.dma_map([bar])
                 undo.push(container.dma_unmap, [(bar.iova, bar.size)])
             there = self.overlapping(bar.iova, bar.size)
             if there is not None:
                 raise _overlap(f"the BAR at {bar} overlaps {there}", 0)
             self.bars.add(bar)
-        return tuple(unable)
+        return tuple(c for c in self.containers if not c.can_show(bar))
+
+    def suspend_bar(self, bar: DmaMapping) -> None:
+        """Unmap a BAR that was taken back, where it is mapped as a file; every one is tried.
+
+        Its addresses stay its own. Where it is mapped by its address the kernel leaves it mapped.
+        """
+        with self.lock:
+            if bar in self.suspended:
+                return
+            before = self._showing(bar)
+            self.suspended.add(bar)
+            _unmap_from([c for c in before if not self._shows(c, bar)], bar)
+
+    def resume_bar(self, bar: DmaMapping) -> None:
+        """Map a BAR again that answers again.
+
+        Raises:
+            DmaError: as `map` fails; then it stays suspended.
+        """
+        with self.lock, UndoStack() as undo:
+            if bar not in self.suspended:
+                return
+            before = self._showing(bar)
+            self.suspended.remove(bar)
+            undo.push(self.suspended.add, bar)
+            for container in self._showing(bar):
+                if container not in before:
+                    container.dma_map([bar])
+                    undo.push(container.dma_unmap, [(bar.iova, bar.size)])
 
     def hide_bar(self, bar: DmaMapping) -> None:
         """Take a BAR out of the containers again; every one is tried."""
-        place = [(bar.iova, bar.size)]
         with self.lock:
-            able, _unable = self._by_reach()
+            showing = self._showing(bar)
             self.bars.remove(bar)
+            self.suspended.discard(bar)
             self._allocator.freed(bar.iova)
-            run_all([partial(container.dma_unmap, place) for container in reversed(able)])
+            _unmap_from(showing, bar)
 
-    def _by_reach(self) -> tuple[list[Container], list[Container]]:
-        able = [c for c in self.containers if Capability.BAR_BY_ADDRESS in c.capabilities]
-        return able, [c for c in self.containers if c not in able]
+    def _showing(self, bar: DmaMapping) -> list[Container]:
+        return [container for container in self.containers if self._shows(container, bar)]
+
+    def _shows(self, container: Container, bar: DmaMapping) -> bool:
+        """Whether a container has a BAR mapped, as things are."""
+        if bar in self.suspended:
+            return Capability.BAR_BY_ADDRESS in container.capabilities
+        return container.can_show(bar)
 
     # -- addresses ---------------------------------------------------------------------------
     def overlapping(self, iova: int, size: int) -> DmaMapping | None:
@@ -387,6 +422,11 @@ class VfioAddressSpace(MemoryListener):
         error = DmaNotMappedError(errno.ENOENT, "dma_unmap", "address space", text)
         error.index = index
         return error
+
+
+def _unmap_from(containers: Sequence[Container], bar: DmaMapping) -> None:
+    place = [(bar.iova, bar.size)]
+    run_all([partial(container.dma_unmap, place) for container in reversed(containers)])
 
 
 def _overlap(text: str, index: int) -> DmaOverlapError:

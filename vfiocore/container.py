@@ -48,7 +48,8 @@ class Capability(enum.Flag):
     """What a container can do; asking for one that is absent raises `UnsupportedError`."""
 
     MAP_FILE = enum.auto()
-    """Memory can be mapped by file descriptor and offset (IOMMU_IOAS_MAP_FILE, Linux 6.13)."""
+    """Memory can be mapped by file descriptor and offset (IOMMU_IOAS_MAP_FILE, Linux 6.13), and
+    another device's BAR where it can be exported as such a file (a dma-buf, Linux 6.19)."""
     DIRTY_TRACKING = enum.auto()
     """The IOMMU can report the pages that devices wrote."""
     BAR_BY_ADDRESS = enum.auto()
@@ -140,6 +141,11 @@ class Container:
         self._map = dma_map
         self._unmap = dma_unmap
         self.lock = lock
+
+    def can_show(self, bar: DmaMapping) -> bool:
+        """True if another device's BAR can be mapped: by its address, or as a file if it is one."""
+        by_file = Capability.MAP_FILE in self.capabilities and bar.fd is not None
+        return by_file or Capability.BAR_BY_ADDRESS in self.capabilities
 
     @property
     def page_size(self) -> int:

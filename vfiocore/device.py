@@ -11,9 +11,11 @@ from attrs import define, field
 from vfiocore.config.types import OnOffAuto
 from vfiocore.container import Capability
 from vfiocore.errors import DeviceAccessError
+from vfiocore.feature import has_feature
 from vfiocore.irq import Irq
 from vfiocore.migration import MigrationFacts, decide_migration
 from vfiocore.region import Area, ByteOrder, Region, mappable_areas, region_type
+from vfiocore.uapi import vfio
 from vfiocore.undo import run_all
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Device:
     ram_discard_allowed: bool = field(repr=False)
     _regions: dict[int, Region] = field(repr=False)
     _irqs: dict[int, Irq] = field(repr=False)
+    _exports_dmabufs: bool | None = field(repr=False)
 
     #: The byte order of the device's registers.
     byteorder: ClassVar[ByteOrder] = sys.byteorder
@@ -64,6 +67,7 @@ class Device:
         self.ram_discard_allowed = setup.ram_discard_allowed
         self._regions = {}
         self._irqs = {}
+        self._exports_dmabufs = None
         self.info = setup.access.info()
         wish = setup.config.properties.get("enable-migration", OnOffAuto.AUTO)
         self.migration = decide_migration(wish, setup.access, setup.container)
@@ -80,8 +84,26 @@ class Device:
 
     @property
     def reaches_peers(self) -> bool:
-        """True if its container can show it other devices' BARs (peer-to-peer DMA)."""
-        return Capability.BAR_BY_ADDRESS in self.container.capabilities
+        """True if its container can show it other devices' BARs (peer-to-peer DMA).
+
+        Where they are mapped as files this takes a kernel that makes files of them (Linux 6.19),
+        which is asked through this device. A mediated device reaches memory only.
+        """
+        if self.target.is_mdev:
+            return False
+        capabilities = self.container.capabilities
+        if Capability.BAR_BY_ADDRESS in capabilities:
+            return True
+        return Capability.MAP_FILE in capabilities and self.exports_dmabufs
+
+    @property
+    def exports_dmabufs(self) -> bool:
+        """True if its BARs can be had as files (`Region.export_dmabuf`); asked once."""
+        if self._exports_dmabufs is None:
+            self._exports_dmabufs = has_feature(
+                self.access, vfio.VFIO_DEVICE_FEATURE_DMA_BUF, vfio.VFIO_DEVICE_FEATURE_GET
+            )
+        return self._exports_dmabufs
 
     # -- regions and interrupts --------------------------------------------------------------
     def region(self, index: int) -> Region:

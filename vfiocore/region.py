@@ -7,10 +7,11 @@ import errno
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from attrs import define, field, frozen
 
+from vfiocore.dmabuf import DmaBuf, export
 from vfiocore.errors import ClosedError, DeviceAccessError, UnsupportedError
 from vfiocore.uapi import vfio
 from vfiocore.undo import run_all
@@ -42,6 +43,19 @@ class Area:
     size: int
 
 
+class RegionUser(Protocol):
+    """Who shows a region's memory to others, and has to follow what becomes of it."""
+
+    def suspend(self) -> None:
+        """The region does not answer: nobody is to reach it."""
+
+    def resume(self) -> None:
+        """It answers again."""
+
+    def close(self) -> None:
+        """It is about to be unmapped: stop for good."""
+
+
 @define(eq=False)
 class _Mapping:
     """A mapped area and its view."""
@@ -65,6 +79,7 @@ class Region:
         name: What messages call it: ``0000:02:00.0 BAR 0``.
         byteorder: The byte order of its registers.
         areas: What may be mapped.
+        users: Who shows its memory to others.
         read8: Called with an offset, reads an 8-bit register.
         read16: The same for 16 bits, at an even offset.
         read32: The same for 32 bits, at a multiple of 4.
@@ -85,7 +100,7 @@ class Region:
     byteorder: ByteOrder
     areas: tuple[Area, ...]
     _mappings: list[_Mapping] = field(factory=list, init=False, repr=False)
-    _users: list[Callable[[], object]] = field(factory=list, init=False, repr=False)
+    users: list[RegionUser] = field(factory=list, init=False, repr=False)
     _registers: dict[int, _Registers] = field(init=False, repr=False)
     read8: Load = field(init=False, repr=False)
     read16: Load = field(init=False, repr=False)
@@ -153,18 +168,35 @@ class Region:
 
     def unmap(self) -> None:
         """Unmap; idempotent. A `view` that is still alive keeps its pages until it is released."""
-        users, self._users = self._users, []
         try:
-            run_all(reversed(users))
+            run_all([user.close for user in reversed(self.users)])
         finally:
             for registers in self._registers.values():
                 registers.cells.clear()
             while self._mappings:
                 _unmap(self._mappings.pop())
 
-    def before_unmap(self, step: Callable[[], object]) -> None:
-        """Run `step` before the next `unmap`: whoever shows the mapping to others has to stop."""
-        self._users.append(step)
+    def suspend(self) -> None:
+        """Have every one of `users` hide the region, which does not answer. Again is fine."""
+        run_all([user.suspend for user in reversed(self.users)])
+
+    def resume(self) -> None:
+        """Have every one of `users` show the region, which answers. Again is fine."""
+        run_all([user.resume for user in self.users])
+
+    def export_dmabuf(self, offset: int = 0, size: int | None = None) -> DmaBuf:
+        """A file (dma-buf) of the bytes from `offset`, `size` of them or all the rest.
+
+        Uses VFIO_DEVICE_FEATURE_DMA_BUF (Linux 6.19). It need not be mapped.
+
+        Raises:
+            UnsupportedError: ENOTTY, the kernel is older or built without, or it is no PCI
+                device; EOPNOTSUPP, the device's driver cannot; ENODEV, the region is no BAR.
+            DeviceAccessError: EINVAL, they are not whole pages inside of a memory BAR.
+        """
+        size = self.size - offset if size is None else size
+        self._check(offset, size)
+        return export(self.access, self.index, self.name, offset, size)
 
     def view(self, offset: int = 0, size: int | None = None) -> memoryview:
         """A memoryview of mapped bytes, from `offset`, `size` of them or all the rest.

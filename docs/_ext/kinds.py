@@ -82,6 +82,7 @@ IOMMUFD = (
 )
 DEVICES = (
     Kinds(("vfiocore.access", "ACCESS_KINDS"), "ioctls of a device, `pread`, `pwrite`, `mmap`"),
+    Kinds(("vfiocore.dmabuf", "EXPORT_KINDS"), "`VFIO_DEVICE_FEATURE_DMA_BUF`", "EXPORT_HINTS"),
     Kinds(("vfiocore_ccw.request", "KINDS"), "start, halt and clear of a subchannel", "DETAILS"),
     Kinds(("vfiocore.kvm", "KINDS"), "ioctls of KVM"),
     Kinds(("vfiocore.errors", "GENERAL_KINDS"), "where nothing else is said"),

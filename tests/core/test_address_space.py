@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterable
 
 import pytest
+from attrs import evolve
 
 from vfiocore.address_space import MSI_HOLE, VfioAddressSpace
 from vfiocore.container import NO_CAPABILITY, Capability, Container
@@ -217,6 +218,82 @@ def test_memory_and_bars_share_one_space_also_without_containers(space: VfioAddr
         space.map([page(9)])
     with pytest.raises(DmaOverlapError):
         space.show_bar(page(9))
+
+
+def as_file(number: int) -> DmaMapping:
+    """A BAR that can be had as a file."""
+    return evolve(page(number), fd=7)
+
+
+BY_FILE = Capability.MAP_FILE
+
+
+def test_a_container_that_maps_files_shows_a_bar_that_is_one(space: VfioAddressSpace) -> None:
+    by_file = container("by file", BY_FILE)
+    space.add(by_file)
+    assert space.show_bar(page(9)) == (by_file,)
+    assert space.show_bar(as_file(10)) == ()
+    assert iovas(by_file.mappings) == [10]
+
+
+def test_a_bar_that_does_not_answer_stays_where_it_is_mapped_by_its_address(
+    space: VfioAddressSpace,
+) -> None:
+    by_file, by_address = container("by file", BY_FILE), container("by address")
+    space.add(by_file)
+    space.add(by_address)
+    space.show_bar(as_file(9))
+    for _ in range(2):
+        space.suspend_bar(as_file(9))
+        assert (iovas(by_file.mappings), iovas(by_address.mappings)) == ([], [9])
+    for _ in range(2):
+        space.resume_bar(as_file(9))
+        assert (iovas(by_file.mappings), iovas(by_address.mappings)) == ([9], [9])
+    assert by_address.kernel.calls == ["map 1"]
+
+
+def test_the_addresses_of_a_bar_that_does_not_answer_stay_its_own(space: VfioAddressSpace) -> None:
+    space.show_bar(as_file(9))
+    space.suspend_bar(as_file(9))
+    with pytest.raises(DmaOverlapError):
+        space.map([page(9)])
+
+
+def test_a_bar_that_does_not_answer_can_be_hidden(space: VfioAddressSpace) -> None:
+    by_file = container("by file", BY_FILE)
+    space.add(by_file)
+    space.show_bar(as_file(9))
+    space.suspend_bar(as_file(9))
+    space.hide_bar(as_file(9))
+    assert space.suspended == set()
+    space.resume_bar(as_file(9))
+    assert iovas(by_file.mappings) == iovas(space.bars) == []
+
+
+def test_a_late_container_shows_files_of_bars_that_answer(space: VfioAddressSpace) -> None:
+    space.show_bar(as_file(9))
+    space.show_bar(as_file(10))
+    space.suspend_bar(as_file(10))
+    late = container("late", BY_FILE)
+    space.add(late)
+    assert iovas(late.mappings) == [9]
+    space.resume_bar(as_file(10))
+    assert iovas(late.mappings) == [9, 10]
+
+
+def test_a_bar_that_one_container_does_not_take_again_is_in_none(space: VfioAddressSpace) -> None:
+    first, second = container("first", BY_FILE), container("second", BY_FILE)
+    space.add(first)
+    space.add(second)
+    space.show_bar(as_file(9))
+    space.suspend_bar(as_file(9))
+    second.kernel.refuse_map = {9 * PAGE}
+    with pytest.raises(DmaError):
+        space.resume_bar(as_file(9))
+    assert iovas(first.mappings) == iovas(second.mappings) == []
+    second.kernel.refuse_map = set()
+    space.resume_bar(as_file(9))
+    assert iovas(first.mappings) == iovas(second.mappings) == [9]
 
 
 # -- addresses -------------------------------------------------------------------------------------

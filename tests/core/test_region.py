@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -299,22 +300,50 @@ def test_who_shows_the_mapping_to_others_is_told_before_it_goes(access: DeviceAc
     region = region_of(access)
     region.map()
     told: list[object] = []
-    region.before_unmap(lambda: told.append(("first", region.is_mapped)))
-    region.before_unmap(lambda: told.append(("second", region.is_mapped)))
+    for name in ("first", "second"):
+        Viewer(region, lambda word, name=name: told.append((name, word, region.is_mapped)))
     region.unmap()
     region.map()
     region.unmap()
-    assert told == [("second", True), ("first", True)]
+    assert told == [("second", "close", True), ("first", "close", True)]
+
+
+def test_who_shows_the_mapping_follows_what_becomes_of_it(access: DeviceAccess) -> None:
+    region = region_of(access)
+    told: list[str] = []
+    Viewer(region, told.append)
+    region.suspend()
+    region.resume()
+    assert told == ["suspend", "resume"]
+
+
+class Viewer:
+    """Who shows a region to others, and tells what it was told."""
+
+    def __init__(self, region: Region, tell: Callable[[str], object]) -> None:
+        self.region = region
+        self.tell = tell
+        region.users.append(self)
+
+    def suspend(self) -> None:
+        self.tell("suspend")
+
+    def resume(self) -> None:
+        self.tell("resume")
+
+    def close(self) -> None:
+        self.region.users.remove(self)
+        self.tell("close")
 
 
 def test_it_is_unmapped_even_if_who_was_told_fails(access: DeviceAccess) -> None:
     region = region_of(access)
     region.map()
 
-    def fail() -> None:
+    def fail(_word: str) -> None:
         raise OSError(errno.EIO, "stuck")
 
-    region.before_unmap(fail)
+    Viewer(region, fail)
     with pytest.raises(OSError, match="stuck"):
         region.unmap()
     assert not region.is_mapped

@@ -24,7 +24,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "vfiocore": (
         "", "access", "address_space", "bulk", "capabilities", "config", "config.model", "config.options",
         "config.schema", "config.selectors", "config.toml", "config.types", "config.validate",
-        "container", "device", "errors", "fds", "feature", "framework", "hookspecs", "host",
+        "container", "device", "dmabuf", "errors", "fds", "feature", "framework", "hookspecs", "host",
         "host.linux", "host.protocol", "host.trace", "irq", "kvm", "log", "loop", "memory",
         "memory.allocator", "memory.backends", "memory.backing", "memory.batch", "memory.buffer",
         "memory.discard", "memory.flatview", "memory.hugepages", "memory.listener",

@@ -22,6 +22,7 @@ LAYERS = (
         "capabilities",
         "container",
         "device",
+        "dmabuf",
         "fds",
         "feature",
         "irq",

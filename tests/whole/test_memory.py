@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import warnings
 from typing import Any
 
 import pytest
 
 from vfiocore.errors import DmaLimitError, DmaOverlapError, KernelError, UnsupportedError
 from vfiocore.framework import Framework
-from vfiocore.log import VfioWarning
 from vfiocore.memory import Backing, Ram
 from vfiocore.memory.hugepages import read_pool
 from vfiocore.region import Area
@@ -91,94 +89,10 @@ def test_iommufd_maps_a_memfd_by_file(iommufd: Way, host: SimHost) -> None:
         assert memory.read(0, 7) == b"by file"
 
 
-# -- peer to peer ----------------------------------------------------------------------------------
+# -- BARs ------------------------------------------------------------------------------------------
 MEMORY_BAR = 2
 
 
-def test_a_card_writes_into_the_bar_of_another(legacy: Way, host: SimHost) -> None:
-    data = os.urandom(256)
-    with legacy.open(EDU, SHARED) as session:
-        giver, taker = session["edu"], session["shared"]
-        bar = taker.bars[MEMORY_BAR]
-        assert giver.reaches_peers
-        with giver.enable(), taker.enable():
-            bar.map()
-            with session.share_region(bar) as peer:
-                assert peer.unreachable == ()
-                edu.store(session, giver, peer.iova + 0x8000, data)
-                assert bar.read(0x8000, len(data)) == data
-            edu.store(session, giver, peer.iova + 0x8000, b"over")
-            assert bar.read(0x8000, len(data)) == data
-    assert [fault.iova for fault in host.faults] == [peer.iova + 0x8000]
-
-
-def test_a_card_reads_from_the_bar_of_another(legacy: Way, host: SimHost) -> None:
-    data = os.urandom(256)
-    with legacy.open(EDU, SHARED) as session:
-        taker, giver = session["edu"], session["shared"]
-        bar = giver.bars[MEMORY_BAR]
-        with taker.enable(), giver.enable():
-            bar.map()
-            bar.view(0x8000, len(data))[:] = data
-            with session.share_region(bar) as peer:
-                assert edu.fetch(session, taker, peer.iova + 0x8000, len(data)) == data
-    assert host.faults == []
-
-
-def test_a_bar_leaves_the_address_space_before_it_is_unmapped(legacy: Way, host: SimHost) -> None:
-    with legacy.open(EDU, SHARED) as session:
-        card = session["shared"]
-        card.memory_decode = True
-        card.bars[MEMORY_BAR].map()
-        session.share_region(card.bars[MEMORY_BAR])
-        host.forget_calls()
-        session.close_device("shared")
-    names = host.call_names()
-    unmap, munmap = (
-        names.index("ioctl VFIO_IOMMU_UNMAP_DMA"),
-        names.index(f"munmap device {SHARED.name}"),
-    )
-    assert unmap < munmap < names.index(f"close device {SHARED.name}")
-
-
-def test_that_a_bar_cannot_be_shown_is_a_fact_told_once(iommufd: Way) -> None:
-    with iommufd.open(EDU, SHARED) as session:
-        card = session["shared"]
-        assert not card.reaches_peers
-        card.memory_decode = True
-        card.bars[MEMORY_BAR].map()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            peer = session.share_region(card.bars[MEMORY_BAR])
-        assert peer.unreachable == (card.container.label,)
-        assert [warning.category for warning in caught] == [VfioWarning]
-        assert "p2p DMA is unsupported" in str(caught[0].message)
-
-
-def test_a_bar_is_shown_by_the_containers_that_can(host: SimHost) -> None:
-    words = (
-        "-object iommufd,id=iommufd0"
-        f" -device vfio-pci,id=edu,host={EDU.name}"
-        f" -device vfio-pci,id=shared,host={SHARED.name},iommufd=iommufd0"
-    )
-    with Framework(host=host).open(words) as session:
-        giver, taker = session["edu"], session["shared"]
-        bar = taker.bars[MEMORY_BAR]
-        with giver.enable(), taker.enable():
-            bar.map()
-            with pytest.warns(VfioWarning):
-                peer = session.share_region(bar)
-            edu.store(session, giver, peer.iova, b"one way")
-            assert bar.read(0, 7) == b"one way"
-    assert left_behind(host) == NOTHING
-
-
-def test_only_a_mapped_bar_can_be_shared(way: Way) -> None:
-    with way.open(SHARED) as session, pytest.raises(UnsupportedError, match="not mapped"):
-        session.share_region(session["shared"].bars[MEMORY_BAR])
-
-
-# -- BARs ------------------------------------------------------------------------------------------
 def test_a_bar_of_memory_is_mapped_whole(way: Way, host: SimHost) -> None:
     program: Any = host.device(SHARED.name)
     with way.open(SHARED) as session, session["shared"].enable() as card:

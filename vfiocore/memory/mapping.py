@@ -43,7 +43,8 @@ class DmaMapping:
         size: In bytes.
         vaddr: The address in this process.
         access: What the device may do.
-        fd: A memory file (memfd) with the same memory, which iommufd can map by file.
+        fd: A file with the same memory, which iommufd can map by file: a memfd, or the dma-buf of
+            another device's BAR.
         fd_offset: Where in the file the memory begins, in bytes.
     """
 

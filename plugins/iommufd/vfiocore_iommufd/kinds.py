@@ -58,8 +58,12 @@ ATTACH_KINDS: ErrorKinds = MappingProxyType(
 )
 
 BAR_HINT = (
-    "iommufd cannot map another device's BAR by its address: export it as a dma-buf"
-    " (VFIO_DEVICE_FEATURE_DMA_BUF) and map that by fd, or use the legacy backend"
+    "iommufd cannot map another device's BAR by its address: show it with Session.share_region,"
+    " which exports it as a dma-buf (VFIO_DEVICE_FEATURE_DMA_BUF) and maps that by fd"
+)
+
+REVOKED_HINT = (
+    "a device's memory can be mapped while it answers: turn its memory decode on, in D0, before"
 )
 
 
@@ -109,6 +113,8 @@ def map_error(
     elif number == errno.EINVAL and by_file:
         # The container checked iova, size and ranges before: what is left is the file.
         kind, reason = _file_refused(container, mapping)
+    elif number == errno.ENODEV and by_file:
+        reason, hint = "the device took its memory back (the dma-buf is revoked)", REVOKED_HINT
     elif number == errno.EFAULT:
         reason, hint = "the memory cannot be pinned", BAR_HINT
     elif number == errno.ENOMEM:

@@ -43,6 +43,50 @@ class DmaPort(Protocol):
         """Give back what `pin` took."""
 
 
+class Store(Protocol):
+    """Bytes behind addresses: a process's memory, a file's, a device's."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes at `address`; OSError(EFAULT) when they are gone."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store `data` at `address`; OSError(EFAULT) when it cannot be."""
+
+
+class DmaBuf:
+    """Ranges of a device's memory that it exported, ``(offset, length)`` in bytes.
+
+    A device revokes it while its memory does not answer: what was mapped of it until then is gone
+    for good, and nothing can be mapped until `revoked` is false again.
+    """
+
+    def __init__(self, memory: Store, ranges: tuple[tuple[int, int], ...]) -> None:
+        self.ranges = ranges
+        self.revoked: bool = False
+        #: Who mapped it; called when it is revoked (``move_notify``).
+        self.importers: list[Callable[[], None]] = []
+        self._memory = memory
+
+    @property
+    def size(self) -> int:
+        """In bytes, all ranges together."""
+        return sum(length for _offset, length in self.ranges)
+
+    def revoke(self) -> None:
+        """Take it away from everybody."""
+        self.revoked = True
+        for tell in self.importers:
+            tell()
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read from its only range; `address` is an offset in that."""
+        return self._memory.read(self.ranges[0][0] + address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write to its only range."""
+        self._memory.write(self.ranges[0][0] + address, data)
+
+
 class HotResetPeer(NamedTuple):
     """A device that a bus reset touches: itself and the others on its bus."""
 
@@ -75,6 +119,12 @@ class KernelPort(Protocol):
 
     def alone_on_bus(self) -> bool:
         """True if a reset of the device's bus touches nothing else: a port has it to itself."""
+
+    def has(self, name: str) -> bool:
+        """False for what this kernel lacks (`KernelOptions.without`), by its uAPI name."""
+
+    def export(self, buffer: DmaBuf, open_flags: int) -> int:
+        """A new fd of a dma-buf; of the flags O_CLOEXEC is looked at."""
 
     def check_hot_reset(self, group_fds: Sequence[int]) -> None:
         """Refuse a bus reset unless the caller owns every affected device.

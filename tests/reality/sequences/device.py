@@ -117,7 +117,7 @@ def feature(s: Script, device: int, flags: int, argsz: int = 64, data: bytes = b
     return s.ioctl(device, v.VFIO_DEVICE_FEATURE, wanted, data.ljust(56, b"\0"))
 
 
-@sequences({str(number): {"number": number} for number in (*range(11), 12, 13, 0xFFFF)})
+@sequences({str(number): {"number": number} for number in (*range(14), 0xFFFF)})
 def feature_number(s: Script, number: int) -> None:
     device = device_of(s, "edu")
     for flags in FLAGS.values():

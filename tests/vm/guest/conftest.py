@@ -31,6 +31,10 @@ DEVICES = frozenset(name for machine in MACHINES.values() for name in machine.fi
 AS_POWERED_ON = "test_reality.py"
 """Recorded answers have in them what registers and memory of cards were, which no reset sets back."""
 
+MAP_NO_BARS = {"compat"}
+"""The ways that show a device no other one's BARs: `/dev/iommu` maps them as files only, which the
+type1 interface does not know."""
+
 UNSAFE_NOIOMMU = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 
 MTTY = "11111111-0000-4000-8000-000000000001"
@@ -63,6 +67,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # A driver that pins pages itself is refused them by version 1
     # (vfio_iommu_type1.c:vfio_iommu_type1_pin_pages).
     unable = {"type1"} if {"ccw", "ccw_nics"} & set(metafunc.fixturenames) else set()
+    if "maps_bars" in metafunc.fixturenames:
+        unable |= MAP_NO_BARS
+    if "maps_no_bars" in metafunc.fixturenames:
+        unable |= set(WAYS) - MAP_NO_BARS
     metafunc.parametrize("way", [name for name in WAYS if name not in unable], indirect=True)
 
 
@@ -105,6 +113,16 @@ def edu_noiommu() -> Iterator[Device]:
 @pytest.fixture
 def fault_reports() -> None:
     """The IOMMU reports transfers that it refused."""
+
+
+@pytest.fixture
+def maps_bars() -> None:
+    """The ways of the test show BARs to other devices."""
+
+
+@pytest.fixture
+def maps_no_bars() -> None:
+    """The ways of the test do not show BARs to other devices."""
 
 
 @pytest.fixture

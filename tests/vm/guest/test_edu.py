@@ -16,7 +16,6 @@ import pytest
 
 from vfiocore.container import Capability
 from vfiocore.errors import AccessDeniedError, DeviceAccessError
-from vfiocore.log import VfioWarning
 from vfiocore.memory.backing import Backing
 from vfiocore.memory.mapping import Access
 from vfiocore.memory.region import Ram
@@ -265,29 +264,6 @@ UNSAFE_INTERRUPTS = [
     f"/sys/module/{module}/parameters/allow_unsafe_interrupts"
     for module in ("vfio_iommu_type1", "iommufd")
 ]
-
-
-# -- peers -----------------------------------------------------------------------------------------
-def test_a_card_writes_into_the_memory_of_another_card_where_the_kernel_maps_bars(
-    edu: Device, ivshmem: Device, way: Way
-) -> None:
-    with way.open(edu, ivshmem) as session, session["dev1"].enable():
-        card, peer = session["dev0"], session["dev1"].bars[2]
-        memory = session.dma_alloc(SIZE, below=card_of.REACH)
-        memory.write(0, b"to a peer")
-        peer.write(0, bytes(9))
-        peer.map()
-        if way.name in ("compat", "iommufd"):
-            with pytest.warns(VfioWarning, match="p2p DMA is unsupported"):
-                shared = session.share_region(peer, iova=SHOWN_AT)
-            assert shared.unreachable == (card.container.label,)
-            assert not card.reaches_peers
-            return
-        assert card.reaches_peers
-        with card_of.running(card) as vector, session.share_region(peer, iova=SHOWN_AT):
-            card_of.load(card, vector, memory.iova, 9)
-            card_of.store(card, vector, SHOWN_AT, 9)
-        assert peer.read(0, 9) == b"to a peer"
 
 
 # -- interrupts ------------------------------------------------------------------------------------

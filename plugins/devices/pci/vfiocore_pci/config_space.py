@@ -6,7 +6,7 @@ copy (vfio_pci_config.c): BARs, MSI address and data, capabilities it does not k
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from attrs import define, field, frozen
 
@@ -17,6 +17,10 @@ from vfiocore.uapi import pci_regs as pci
 ALL_ONES = 0xFFFF_FFFF
 POINTER_MASK = 0xFC
 """The two lowest bits of a capability pointer are reserved and have to be masked."""
+
+
+def _nobody(offset: int, data: bytes) -> None:
+    """Nobody follows."""
 
 
 @frozen
@@ -44,9 +48,11 @@ class ConfigSpace:
 
     Attributes:
         region: The region that it is read through.
+        on_write: Called after each write, with its offset and its bytes.
     """
 
     region: Region = field(repr=False)
+    on_write: Callable[[int, bytes], object] = field(default=_nobody, repr=False)
 
     @property
     def size(self) -> int:
@@ -61,6 +67,7 @@ class ConfigSpace:
     def write(self, offset: int, data: bytes) -> None:
         """Write `data`; the kernel drops in silence what it does not let a user write."""
         self.region.write(offset, data)
+        self.on_write(offset, bytes(data))
 
     def read8(self, offset: int) -> int:
         """Read an 8-bit register."""
@@ -77,14 +84,17 @@ class ConfigSpace:
     def write8(self, offset: int, value: int) -> None:
         """Write an 8-bit register."""
         self.region.write8(offset, value)
+        self.on_write(offset, value.to_bytes(1, "little"))
 
     def write16(self, offset: int, value: int) -> None:
         """Write a 16-bit register at an even offset."""
         self.region.write16(offset, value)
+        self.on_write(offset, value.to_bytes(2, "little"))
 
     def write32(self, offset: int, value: int) -> None:
         """Write a 32-bit register at a multiple of 4."""
         self.region.write32(offset, value)
+        self.on_write(offset, value.to_bytes(4, "little"))
 
     # -- header ------------------------------------------------------------------------------
     @property

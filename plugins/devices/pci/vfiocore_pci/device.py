@@ -14,6 +14,7 @@ from vfiocore.region import Area, ByteOrder, Region, mappable_areas
 from vfiocore.uapi import pci_regs as pci
 from vfiocore.uapi import vfio
 from vfiocore.undo import run_all
+from vfiocore_pci.bar_access import BarAccess
 from vfiocore_pci.config_space import ConfigSpace
 from vfiocore_pci.irq import PciIrq
 from vfiocore_pci.msix import MsixTable, find_msix_table, without_table
@@ -63,6 +64,7 @@ class PciDevice(Device):
     config_space: ConfigSpace
     msix_table: MsixTable | None
     bars: tuple[Region | None, ...]
+    _bar_access: BarAccess
 
     byteorder: ClassVar[ByteOrder] = "little"
 
@@ -77,6 +79,8 @@ class PciDevice(Device):
         self.config_space = ConfigSpace(self.region(vfio.VFIO_PCI_CONFIG_REGION_INDEX))
         self.msix_table = find_msix_table(self.config_space)
         self.bars = tuple(self._region_or_none(index) for index in BARS)
+        self._bar_access = BarAccess(self.config_space, self.bars)
+        self.config_space.on_write = self._bar_access.follow
 
     # -- regions -----------------------------------------------------------------------------
     @property
@@ -208,7 +212,8 @@ class PciDevice(Device):
     def memory_decode(self) -> bool:
         """True if the device answers at its memory BARs; assign to change it.
 
-        Turning it off takes the pages away from mapped BARs: touching them is SIGBUS.
+        Turning it off takes the pages away from mapped BARs: touching them is SIGBUS. It takes
+        BARs from other devices that were shown them, until it is on again.
         """
         return bool(self.config_space.command & pci.PCI_COMMAND_MEMORY)
 
@@ -236,7 +241,8 @@ class PciDevice(Device):
 
         The device's own registers are as after power-on. What stays: eventfds
         (the kernel keeps the SET_IRQS configuration), mapped BARs (their pages come back by
-        fault), and COMMAND, so memory decode and bus mastering.
+        fault), and COMMAND, so memory decode and bus mastering. BARs that others were shown are
+        mapped again for them.
 
         Raises:
             DeviceAccessError: EINVAL, the function cannot be reset by itself; EAGAIN, a competing
@@ -250,6 +256,9 @@ class PciDevice(Device):
                 if error.errno != errno.EINVAL:
                     raise
                 raise _no_reset(error) from error
+            finally:
+                # The kernel takes BARs from their peers before it tries.
+                self._bar_access.renew()
             # The PCI core saves and restores COMMAND around a reset (pci.c:pci_dev_restore). A
             # variant driver or mdev that does not must not leave a driver with BARs that fault.
             if self.config_space.command != command:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from vfiocore_sim.kernel.intervals import Span
 from vfiocore_sim.kernel.ioas import Area, Ioas
 from vfiocore_sim.kernel.memory import Chunk
-from vfiocore_sim.kernel.translation import Translated, Translation
+from vfiocore_sim.kernel.translation import Translated, Translation, Untranslatable
 from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
@@ -255,8 +255,12 @@ class Access:
         return self._attached().entries()
 
     def translate(self, iova: int, size: int, *, write: bool) -> list[Chunk]:
-        """``device.c:iommufd_access_rw``."""
-        return self._attached().translate(iova, size, write=write)
+        """``device.c:iommufd_access_rw``; a CPU does not copy from or to a dma-buf."""
+        ioas = self._attached()
+        chunks = ioas.translate(iova, size, write=write)
+        if any(area.pages.of_device for area, _offset, _size in ioas.pieces(iova, size)):
+            raise Untranslatable(f"another device's memory is at {iova:#x}")
+        return chunks
 
     def written(self, iova: int, size: int) -> None:
         """An access tracks nothing."""
@@ -281,6 +285,8 @@ class Access:
         assert area is not None  # whole pages are mapped where a driver may pin
         if write and not area.write:
             raise refused(errno.EPERM)
+        if area.pages.of_device:
+            raise refused(errno.EINVAL)  # io_pagetable.c:iommufd_access_pin_pages
         if page not in self._pins:
             size = self.context.machine.page_size
             area.pages.pin((self, page), area.offset + page - area.iova, size)

@@ -307,9 +307,10 @@ class Ioas:
 
     # -- DMA ---------------------------------------------------------------------------------
     def entries(self) -> Iterator[Translated]:
-        """The areas."""
+        """The areas, but for those of which a device took its memory back."""
         for area in self.areas:
-            yield Translated(area.iova, area.length, area.read, area.write)
+            if not area.pages.revoked:
+                yield Translated(area.iova, area.length, area.read, area.write)
 
     def translate(self, iova: int, size: int, *, write: bool) -> list[Chunk]:
         """What a page table filled from these areas lets through."""
@@ -318,5 +319,7 @@ class Ioas:
             if not (area.write if write else area.read):
                 access = "write" if write else "read"
                 raise Untranslatable(f"no {access} permission in the mapping at {area.iova:#x}")
+            if area.pages.revoked:
+                raise Untranslatable(f"the dma-buf at {area.iova:#x} was revoked")
             chunks.append(area.pages.chunk(offset, length))
         return chunks

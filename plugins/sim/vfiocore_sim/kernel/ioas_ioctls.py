@@ -26,6 +26,7 @@ from vfiocore.uapi.iommufd import (
     iommu_option,
 )
 from vfiocore_sim.kernel.accounting import Charge
+from vfiocore_sim.kernel.dmabuf import DmaBufFile, DmaBufMemory
 from vfiocore_sim.kernel.intervals import EVERYTHING, U64_MAX, Span
 from vfiocore_sim.kernel.ioas import Area, Ioas
 from vfiocore_sim.kernel.memory import FileMemory
@@ -129,9 +130,12 @@ def map_file(context: Iommufd, wanted: iommu_ioas_map_file) -> None:
     if wanted.fd < 0:
         raise refused(errno.EBADF)
     writable = bool(wanted.flags & IOMMU_IOAS_MAP_WRITEABLE)
-    file = FileMemory(wanted.fd)
     pages = Pages(
-        context.machine, wanted.start, writable=writable, account=_account(context), file=file
+        context.machine,
+        wanted.start,
+        writable=writable,
+        account=_account(context),
+        file=_memory_of(context, wanted),
     )
     iova = wanted.iova if wanted.flags & IOMMU_IOAS_MAP_FIXED_IOVA else None
     pages.hold()  # so that the file is closed whether an area took it or not
@@ -139,6 +143,14 @@ def map_file(context: Iommufd, wanted: iommu_ioas_map_file) -> None:
         wanted.iova = insert(ioas, wanted.flags, pages, wanted.length, iova)
     finally:
         pages.drop()
+
+
+def _memory_of(context: Iommufd, wanted: iommu_ioas_map_file) -> FileMemory | DmaBufMemory:
+    """``io_pagetable.c:iopt_map_file_pages``: of a dma-buf, or of what ought to be a memfd."""
+    file = context.machine.files.find(wanted.fd)
+    if isinstance(file, DmaBufFile):
+        return DmaBufMemory(file, wanted.start + wanted.length)
+    return FileMemory(wanted.fd)
 
 
 def copy(context: Iommufd, wanted: iommu_ioas_copy) -> None:

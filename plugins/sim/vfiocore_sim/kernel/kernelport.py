@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from vfiocore.uapi.vfio import VFIO_PCI_DEVID_NOT_OWNED, VFIO_PCI_DEVID_OWNED
-from vfiocore_sim.device import HotResetPeer
+from vfiocore_sim.device import DmaBuf, HotResetPeer
+from vfiocore_sim.kernel.dmabuf import DmaBufFile
 from vfiocore_sim.refusal import refused
 
 if TYPE_CHECKING:
@@ -46,6 +48,17 @@ class KernelSide:
     def alone_on_bus(self) -> bool:
         """``pci.c:pci_parent_bus_reset``; every simulated function is behind a port."""
         return self._on_same_bus() == [self._node]
+
+    def has(self, name: str) -> bool:
+        """See `KernelOptions.without`."""
+        return self._node.machine.has(name)
+
+    def export(self, buffer: DmaBuf, open_flags: int) -> int:
+        """``dma-buf.c:dma_buf_export`` and ``dma_buf_fd``."""
+        machine = self._node.machine
+        fd = machine.files.install(DmaBufFile(machine, self._node.name, buffer))
+        os.set_inheritable(fd, not open_flags & os.O_CLOEXEC)
+        return fd
 
     def check_hot_reset(self, group_fds: Sequence[int]) -> None:
         """``vfio_pci_core.c:vfio_pci_dev_set_hot_reset``: the caller must own each device."""

@@ -38,9 +38,10 @@ class KernelOptions:
     """What the kernel was built with, its module parameters, and the process's privileges.
 
     Sizes are in bytes. `without` names what an older kernel lacks: ioctls (answered with ENOTTY),
-    extensions (``VFIO_UNMAP_ALL``: 0), and ``iommufd``, ``cdev``, ``container``, ``kvm``, whose
-    nodes are missing, or ``MADV_POPULATE_WRITE``. `hugepages` has the number of huge pages in the
-    pool of each size; without, as on a kernel without CONFIG_HUGETLBFS, there is no pool.
+    extensions (``VFIO_UNMAP_ALL``: 0), the device feature ``VFIO_DEVICE_FEATURE_DMA_BUF``, and
+    ``iommufd``, ``cdev``, ``container``, ``kvm``, whose nodes are missing, or
+    ``MADV_POPULATE_WRITE``. `hugepages` has the number of huge pages in the pool of each size;
+    without, as on a kernel without CONFIG_HUGETLBFS, there is no pool.
     """
 
     page_size: int = mmap.PAGESIZE

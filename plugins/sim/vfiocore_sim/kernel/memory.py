@@ -9,8 +9,9 @@ import mmap
 import os
 import re
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from vfiocore_sim.device import Store
 from vfiocore_sim.kernel.intervals import U64_MAX, Span
 from vfiocore_sim.refusal import refused
 
@@ -23,16 +24,6 @@ _MAPS_LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (r|-)(w|-)", re.MULTILINE)
 
 class _IoVec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class Store(Protocol):
-    """Bytes behind addresses: a process's memory or a file's."""
-
-    def read(self, address: int, size: int) -> bytes:
-        """`size` bytes at `address`; OSError(EFAULT) when they are gone."""
-
-    def write(self, address: int, data: bytes) -> None:
-        """Store `data` at `address`; OSError(EFAULT) when it cannot be."""
 
 
 class Chunk(NamedTuple):

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from vfiocore_sim.kernel.accounting import Charge
+from vfiocore_sim.kernel.dmabuf import DmaBufMemory
 from vfiocore_sim.kernel.intervals import Span, union
 from vfiocore_sim.kernel.memory import Chunk, FileMemory
 from vfiocore_sim.refusal import refused
@@ -27,7 +28,7 @@ class Pages:
         *,
         writable: bool,
         account: Charge,
-        file: FileMemory | None = None,
+        file: FileMemory | DmaBufMemory | None = None,
     ) -> None:
         self._machine = machine
         self.start = start
@@ -41,8 +42,18 @@ class Pages:
 
     @property
     def from_file(self) -> bool:
-        """True for MAP_FILE."""
-        return self.file is not None
+        """True for a memory file: the only kind that can be handed to another process."""
+        return isinstance(self.file, FileMemory)
+
+    @property
+    def of_device(self) -> bool:
+        """True for a dma-buf: there are no pages of memory behind it."""
+        return isinstance(self.file, DmaBufMemory)
+
+    @property
+    def revoked(self) -> bool:
+        """True for a dma-buf that was taken back."""
+        return isinstance(self.file, DmaBufMemory) and self.file.revoked
 
     def hold(self) -> None:
         """One more area refers to the pages."""
@@ -88,6 +99,8 @@ class Pages:
         return Span(address & ~mask, (address + size - 1) | mask)
 
     def _recount(self) -> None:
+        if self.of_device:
+            return
         now = sum(span.last - span.first + 1 for span in union(self._held.values()))
         locked = self._machine.locked
         if now > self._charged:

@@ -68,11 +68,19 @@ class IrqDescription:
 
 @frozen
 class Feature:
-    """One VFIO_DEVICE_FEATURE: allowed operations, size of its data in bytes, what it does."""
+    """One VFIO_DEVICE_FEATURE.
+
+    Attributes:
+        operations: Those that are allowed.
+        size: Of its data, in bytes.
+        apply: What it does with its data, and what follows that.
+        following: How many bytes follow the data, by what is in it; OSError refuses it.
+    """
 
     operations: int
     size: int
     apply: Callable[[bytes], int]
+    following: Callable[[bytes], int] = lambda _data: 0
 
 
 def sparse_mmap(areas: Sequence[RamArea]) -> Capability:
@@ -217,4 +225,6 @@ class VfioDevice(SimDevice):
             return 0
         if not asked or header.argsz < _FEATURE_MINSZ + feature.size:
             fail(errno.EINVAL)
-        return feature.apply(user.read(feature.size, _FEATURE_MINSZ))
+        data = user.read(feature.size, _FEATURE_MINSZ)
+        more = user.read(feature.following(data), _FEATURE_MINSZ + feature.size)
+        return feature.apply(data + more)

@@ -33,7 +33,7 @@ from vfiocore.uapi.vfio import (
     vfio_irq_set,
     vfio_region_info,
 )
-from vfiocore_sim.device import DmaFault, HotResetPeer, SimDevice
+from vfiocore_sim.device import DmaBuf, DmaFault, HotResetPeer, SimDevice
 from vfiocore_sim.refusal import fail
 
 DeviceT = TypeVar("DeviceT", bound=SimDevice)
@@ -100,6 +100,14 @@ class LoneKernel:
     def alone_on_bus(self) -> bool:
         """See `KernelPort`."""
         return True
+
+    def has(self, name: str) -> bool:
+        """Nothing is missing."""
+        return True
+
+    def export(self, buffer: DmaBuf, open_flags: int) -> int:
+        """EMFILE: there are no files."""
+        fail(errno.EMFILE)
 
     def check_hot_reset(self, group_fds: Sequence[int]) -> None:
         """ENODEV, as on a root bus."""

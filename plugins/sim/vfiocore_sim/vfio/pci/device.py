@@ -30,6 +30,7 @@ from vfiocore.uapi.pci_regs import (
     PCI_STATUS_INTERRUPT,
 )
 from vfiocore.uapi.vfio import (
+    VFIO_DEVICE_FEATURE_DMA_BUF,
     VFIO_DEVICE_FLAGS_PCI,
     VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
     VFIO_DEVICE_IOEVENTFD,
@@ -60,6 +61,7 @@ from vfiocore_sim.vfio.base import (
     sparse_mmap,
 )
 from vfiocore_sim.vfio.irqset import IrqRequest
+from vfiocore_sim.vfio.pci.dmabuf import DmaBufs
 from vfiocore_sim.vfio.pci.function import Function, FunctionLayout, Identity
 from vfiocore_sim.vfio.pci.hotreset import hot_reset, hot_reset_info
 from vfiocore_sim.vfio.pci.ioeventfd import IoEventFds, Store
@@ -138,7 +140,7 @@ class PciDevice(VfioDevice):
         self._ram = {
             bar.index: [RamArea(offset, size) for offset, size in bar.ram] for bar in self.bars
         }
-        self._low_power = LowPower()
+        self._low_power = LowPower(self._follow_access)
         self._reset_works = bool(self.reset_methods)
         self._opened: Function | None = None
 
@@ -254,6 +256,12 @@ class PciDevice(VfioDevice):
     def _ioeventfds(self) -> IoEventFds:
         return IoEventFds(self.watcher, self._ioeventfd_allowed, self._store)
 
+    @cached_property
+    def _dmabufs(self) -> DmaBufs:
+        return DmaBufs(
+            self._bars.get, lambda bar: BarMemory(self, bar), self.kernel.export, self._answers
+        )
+
     @property
     def _command(self) -> int:
         return self._opened.space.get(PCI_COMMAND, 2) if self._opened else 0
@@ -289,6 +297,7 @@ class PciDevice(VfioDevice):
     def close_device(self) -> None:
         """``vfio_pci_core.c:vfio_pci_core_disable``."""
         self._low_power.close()
+        self._dmabufs.close()
         self.irqs.close()
         self._ioeventfds.close()
         super().close_device()
@@ -317,7 +326,13 @@ class PciDevice(VfioDevice):
             fail(errno.EINVAL)
         if not self.usable_resets:
             fail(errno.ENOTTY)
+        self.reset_in_use()
+
+    def reset_in_use(self) -> None:
+        """Reset it for a user, who sees BARs go and come: they do not answer meanwhile."""
+        self._dmabufs.revoke()
         self.reset_function()
+        self._follow_access()
 
     def reset_function(self) -> None:
         """Reset the hardware; the PCI core restores configuration space afterwards."""
@@ -384,8 +399,11 @@ class PciDevice(VfioDevice):
         return self.irqs.set(request)
 
     def features(self) -> Mapping[int, Feature]:
-        """Low power; no VF token (not SR-IOV), no dma-buf export."""
-        return self._low_power.features()
+        """Low power and, unless the kernel is too old, dma-bufs; no VF token (not SR-IOV)."""
+        features = self._low_power.features()
+        if not self.kernel.has("VFIO_DEVICE_FEATURE_DMA_BUF"):
+            return features
+        return {**features, VFIO_DEVICE_FEATURE_DMA_BUF: self._dmabufs.feature()}
 
     def sysfs_files(self) -> Mapping[str, SysfsEntry]:
         """The attribute files of the function."""
@@ -426,6 +444,18 @@ class PciDevice(VfioDevice):
             self._write_piece(bar, offset, data.to_bytes(width, "little"))
 
     # -- read, write, mmap ----------------------------------------------------------------------
+    def peek(self, index: int, offset: int, size: int) -> bytes:
+        """What another device reads in a memory BAR."""
+        data = bytearray()
+        for piece, width in access_widths(offset, size, range(0)):
+            data += self._read_piece(index, piece, width)
+        return bytes(data)
+
+    def poke(self, index: int, offset: int, data: bytes) -> None:
+        """What another device writes to a memory BAR."""
+        for piece, width in access_widths(offset, len(data), range(0)):
+            self._write_piece(index, piece, data[piece - offset :][:width])
+
     def pread(self, size: int, offset: int) -> bytes:
         """``vfio_pci_core.c:vfio_pci_core_read``."""
         if not size:
@@ -482,6 +512,17 @@ class PciDevice(VfioDevice):
     def _memory_enabled(self) -> bool:
         """``vfio_pci_config.c:__vfio_pci_memory_enabled``."""
         return bool(self._command & PCI_COMMAND_MEMORY) and self._powered
+
+    def _answers(self) -> bool:
+        """Whether other devices find somebody at the memory BARs."""
+        return self._memory_enabled and not self._low_power.engaged
+
+    def _follow_access(self) -> None:
+        """``vfio_pci_dma_buf_move``, after whatever may have switched memory decode."""
+        if self._answers():
+            self._dmabufs.restore()
+        else:
+            self._dmabufs.revoke()
 
     def _msix_hole(self, index: int) -> range:
         if self.msix is None or self.msix.bar != index:
@@ -540,7 +581,8 @@ class PciDevice(VfioDevice):
         self.irqs.intx.set_disabled(disabled=bool(self._command & PCI_COMMAND_INTX_DISABLE))
         woke_up = self._powered and not was_powered and "pm" in type(self).reset_methods
         if self._take_flr_bit(function) or woke_up:
-            self.reset_function()
+            self.reset_in_use()
+        self._follow_access()
         return len(data)
 
     def _check_msi_control(self, function: Function) -> None:
@@ -577,6 +619,22 @@ class PciDevice(VfioDevice):
         self._opened.space.set(register, control, 2)
 
 
+class BarMemory:
+    """A BAR as other devices reach it, by their own DMA."""
+
+    def __init__(self, device: PciDevice, index: int) -> None:
+        self._device = device
+        self._index = index
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read at an offset in the BAR."""
+        return self._device.peek(self._index, address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write at an offset in the BAR."""
+        self._device.poke(self._index, address, data)
+
+
 def _resets(methods: tuple[str, ...], *, bus: bool) -> tuple[str, ...]:
     return tuple(method for method in methods if method != "bus" or bus)
 
@@ -589,4 +647,4 @@ def _take_bit(function: Function, register: int, bit: int) -> bool:
 
 def _reset_peer(device: SimDevice) -> None:
     assert isinstance(device, PciDevice), "only PCI functions share a PCI bus"
-    device.reset_function()
+    device.reset_in_use()

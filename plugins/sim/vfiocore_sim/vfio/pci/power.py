@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from vfiocore.uapi.vfio import (
     VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
@@ -20,8 +20,10 @@ from vfiocore_sim.vfio.eventfd import EventFd
 class LowPower:
     """Whether the user let the device sleep (``vfio_pci_core.c:vfio_pci_runtime_pm_entry``)."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[], None]) -> None:
+        """`changed` is called after `engaged` has changed."""
         self.engaged: bool = False
+        self._changed = changed
         self._wakeup: EventFd | None = None
 
     def features(self) -> Mapping[int, Feature]:
@@ -43,6 +45,7 @@ class LowPower:
             fail(errno.EINVAL)
         self.engaged = True
         self._wakeup = wakeup
+        self._changed()
         return 0
 
     def _enter_with_wakeup(self, data: bytes) -> int:
@@ -59,6 +62,7 @@ class LowPower:
     def _exit(self) -> int:
         """Idempotent; with a wakeup eventfd the access itself has ended it already."""
         self.engaged = False
+        self._changed()
         return 0
 
     def resume(self) -> None:
@@ -70,6 +74,7 @@ class LowPower:
         if event is None:
             return
         self.engaged = False
+        self._changed()
         event.signal()
         event.close()
 
