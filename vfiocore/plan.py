@@ -11,7 +11,7 @@ from attrs import frozen
 from vfiocore.container import DeviceTarget
 from vfiocore.errors import ConfigError, DeviceNotFoundError, HostUnsupportedError, Problem
 from vfiocore.memory.backends import memory_problems
-from vfiocore.sysfs import device_path, read_device
+from vfiocore.sysfs import device_path, mdev_api, read_device
 
 if TYPE_CHECKING:
     from vfiocore.config.model import Config
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vfiocore.host import Host
     from vfiocore.plugins import PluginSet
     from vfiocore.registration import Backend, DeviceType
+    from vfiocore.sysfs import HostDevice
 
 LEGACY = "legacy"
 """The backend of a device that links to no object."""
@@ -109,15 +110,25 @@ class Planner:
                     )
                 ]
             ) from None
-        if type_.always_mdev and not device.is_mdev:
-            raise ConfigError(
-                [
-                    Problem(
-                        config.at(key), f"{path} is no mediated device", f"{type_.name} needs one"
-                    )
-                ]
-            )
+        mismatch = self._mismatch(type_, device)
+        if mismatch is not None:
+            message, hint = mismatch
+            raise ConfigError([Problem(config.at(key), f"{path} {message}", hint)])
         return DeviceTarget(device.name, device, fd, token)
+
+    def _mismatch(self, type_: DeviceType, device: HostDevice) -> tuple[str, str] | None:
+        """What the device is instead of what `type_` is for, and what to do; None if they may fit.
+
+        Looked at first, since otherwise a kernel driver, or KVM, says no for a reason of its own.
+        """
+        if not device.is_mdev:
+            message = f"is no mediated device but one of the {device.bus or 'unknown'} bus"
+            return (message, f"{type_.name} needs one") if type_.always_mdev else None
+        found = mdev_api(self.host, device)
+        if found is None or type_.device_api in (None, found):
+            return None
+        hint = f"{type_.name} needs one that says {type_.device_api}"
+        return f"is a mediated device that says it is {found}", hint
 
     def _check_nodes(self, backend: Backend, config: DeviceConfig) -> None:
         """Say clearly that the machine has no VFIO, rather than that one file is missing."""

@@ -142,6 +142,8 @@ class DeviceType:
         schema: Name, help and properties, and the rules between them.
         bus: The bus on which ``host=`` is looked up.
         wrap: Makes the frontend from the open device.
+        device_api: What ``mdev_type/device_api`` in sysfs says of its mediated devices; one that
+            says something else is refused before anything is opened. None looks at nothing.
         always_mdev: The devices are always mediated, so RAM discard is always allowed.
         needs_kvm: The kernel driver refuses to open the device before a KVM is linked to it.
     """
@@ -149,6 +151,7 @@ class DeviceType:
     schema: TypeSchema
     bus: str
     wrap: Callable[[DeviceSetup], Device]
+    device_api: str | None = None
     always_mdev: bool = False
     needs_kvm: bool = False
 

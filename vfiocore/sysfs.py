@@ -145,6 +145,21 @@ def device_number(host: Host, device: HostDevice) -> tuple[int, int]:
     return _parse_device_number(text, path)
 
 
+def mdev_api(host: Host, device: HostDevice) -> str | None:
+    """The interface that a mediated device says it has (``vfio-ap``); None if it does not say.
+
+    Raises:
+        KernelError: EACCES and others, the attribute cannot be read.
+    """
+    path = f"{device.path}/mdev_type/device_api"
+    try:
+        return host.read_file(path).decode(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise kernel_error(error, "read", path) from error
+
+
 def read_text(host: Host, path: str) -> str | None:
     """An attribute's text without its newline, or None if it cannot be read."""
     try:

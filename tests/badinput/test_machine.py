@@ -168,23 +168,43 @@ def test_a_device_that_does_not_exist_is_told_with_how_to_list_those_that_do() -
     [
         ("vfio-platform,sysfsdev=/sys/bus/pci/devices/0000:02:00.0", "not a platform device"),
         ("vfio-pci,sysfsdev=/sys/bus/platform/devices/10000000.timer", "not a PCI device"),
-        (f"vfio-ap,sysfsdev={MDEVS}/{CCW_DISK_UUID}", "not an AP matrix"),
-        (f"vfio-ccw,sysfsdev={MDEVS}/{AP_MATRIX_UUID}", "not a subchannel"),
     ],
 )
 def test_a_device_of_another_type_is_told_with_what_to_look_at(words: str, what: str) -> None:
-    # vfio-ap opens for a virtual machine only, which vfio-ccw does not make.
-    kind = KernelError if "vfio-ccw" in words else UnsupportedError
-    text = refused_open(kind, f"-device {words}")
-    if kind is UnsupportedError:
-        assert_says(text, what, "another device type fits it, or sysfsdev= or fd= is of another")
-    else:
-        assert_says(text, AP_MATRIX_UUID, "VFIO_GROUP_GET_DEVICE_FD", "EINVAL")
+    text = refused_open(UnsupportedError, f"-device {words}")
+    assert_says(text, what, "another device type fits it, or sysfsdev= or fd= is of another")
 
 
-def test_a_device_that_has_to_be_mediated_and_is_not_is_told() -> None:
-    text = refused_open(ConfigError, "-device vfio-ap,sysfsdev=/sys/bus/pci/devices/0000:02:00.0")
-    assert_says(text, "0000:02:00.0 is no mediated device", "vfio-ap needs one")
+@pytest.mark.parametrize(
+    ("type_", "uuid", "what"),
+    [
+        ("vfio-ap", CCW_DISK_UUID, "vfio-ccw"),
+        ("vfio-ccw", AP_MATRIX_UUID, "vfio-ap"),
+        ("vfio-pci", AP_MATRIX_UUID, "vfio-ap"),
+    ],
+)
+def test_a_mediated_device_of_another_type_is_told_with_what_it_is(
+    type_: str, uuid: str, what: str
+) -> None:
+    text = refused_open(ConfigError, f"-device {type_},sysfsdev={MDEVS}/{uuid}")
+    assert_says(text, f"{uuid} is a mediated device that says it is {what}", f"{type_} needs one")
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("/sys/bus/pci/devices/0000:02:00.0", "is no mediated device but one of the pci bus"),
+        ("/sys/bus/css/devices/0.0.0001", "is no mediated device but one of the css bus"),
+        (f"{MDEVS}/{CCW_DISK_UUID}", "is a mediated device that says it is vfio-ccw"),
+    ],
+)
+def test_what_is_no_ap_matrix_is_told_before_a_virtual_machine_is_missed(
+    path: str, what: str
+) -> None:
+    host = SimHost(without={"kvm"})
+    text = refused_open(ConfigError, f"-device vfio-ap,sysfsdev={path}", host)
+    assert_says(text, path, what, "vfio-ap needs one")
+    assert "KVM" not in text
 
 
 # -- permissions -----------------------------------------------------------------------------------

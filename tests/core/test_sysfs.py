@@ -11,10 +11,12 @@ from vfiocore.sysfs import (
     device_path,
     group_devices,
     list_devices,
+    mdev_api,
     read_device,
     read_text,
 )
 from vfiocore_sim.host import SimHost
+from vfiocore_sim.topology import AP_MATRIX_UUID
 
 EDU = "0000:02:00.0"
 
@@ -92,6 +94,14 @@ def test_a_device_without_a_cdev_says_what_that_takes(machine: SimHost) -> None:
     device = read_device(machine, device_path("pci", "0000:04:00.1"))
     with pytest.raises(HostUnsupportedError, match="legacy backend"):
         device_number(machine, device)
+
+
+def test_a_mediated_device_says_what_its_interface_is(machine: SimHost) -> None:
+    assert mdev_api(machine, read_device(machine, device_path("mdev", AP_MATRIX_UUID))) == "vfio-ap"
+
+
+def test_a_device_that_is_not_mediated_does_not_say(machine: SimHost) -> None:
+    assert mdev_api(machine, read_device(machine, device_path("pci", EDU))) is None
 
 
 def test_an_attribute_that_cannot_be_read_is_none(machine: SimHost) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from vfiocore.config import Config, Device, Object, OnOffAuto, Schema, TypeSchema, validate
 from vfiocore.errors import ConfigError
+from vfiocore.uapi.vfio import VFIO_DEVICE_API_AP_STRING
 from vfiocore_ap import plugin
 
 MDEV = "/sys/bus/mdev/devices/6f6bd2a6-5b5c-4f0a-9d86-3f1b8b1c3a01"
@@ -24,6 +25,7 @@ def test_one_device_type_is_registered() -> None:
     assert found.name == "vfio-ap"
     assert found.always_mdev
     assert found.needs_kvm
+    assert found.device_api == VFIO_DEVICE_API_AP_STRING
 
 
 @pytest.mark.parametrize("selector", [{"sysfsdev": MDEV}, {"fd": 9, "iommufd": "iommufd0"}])

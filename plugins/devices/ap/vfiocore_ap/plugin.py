@@ -27,7 +27,14 @@ SCHEMA = TypeSchema(
 @hookimpl
 def vfio_register_device_types() -> Iterator[DeviceType]:
     """One type; vfio_ap refuses to open a device that no virtual machine is linked to."""
-    yield DeviceType(schema=SCHEMA, bus="mdev", wrap=_wrap, always_mdev=True, needs_kvm=True)
+    yield DeviceType(
+        schema=SCHEMA,
+        bus="mdev",
+        wrap=_wrap,
+        device_api="vfio-ap",
+        always_mdev=True,
+        needs_kvm=True,
+    )
 
 
 def _wrap(setup: DeviceSetup) -> ApDevice:

@@ -4,6 +4,7 @@ import pytest
 
 from vfiocore.config import Config, Device, Object, Schema, TypeSchema, validate
 from vfiocore.errors import ConfigError
+from vfiocore.uapi.vfio import VFIO_DEVICE_API_CCW_STRING
 from vfiocore_ccw import plugin
 
 MDEV = "/sys/bus/mdev/devices/7e270a25-e163-4922-af60-757fc8ed48c6"
@@ -24,6 +25,7 @@ def test_one_device_type_is_registered() -> None:
     assert found.name == "vfio-ccw"
     assert found.always_mdev
     assert not found.needs_kvm
+    assert found.device_api == VFIO_DEVICE_API_CCW_STRING
 
 
 def test_sysfsdev_alone_selects_a_device() -> None:

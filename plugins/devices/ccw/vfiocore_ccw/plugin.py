@@ -44,7 +44,7 @@ SCHEMA = TypeSchema(
 @hookimpl
 def vfio_register_device_types() -> Iterator[DeviceType]:
     """One type."""
-    yield DeviceType(schema=SCHEMA, bus="mdev", wrap=_wrap, always_mdev=True)
+    yield DeviceType(schema=SCHEMA, bus="mdev", wrap=_wrap, device_api="vfio-ccw", always_mdev=True)
 
 
 def _wrap(setup: DeviceSetup) -> CcwDevice:

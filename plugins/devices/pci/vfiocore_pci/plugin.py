@@ -43,4 +43,4 @@ SCHEMA = TypeSchema(
 @hookimpl
 def vfio_register_device_types() -> Iterator[DeviceType]:
     """Register ``vfio-pci``."""
-    yield DeviceType(schema=SCHEMA, bus="pci", wrap=PciDevice)
+    yield DeviceType(schema=SCHEMA, bus="pci", wrap=PciDevice, device_api="vfio-pci")
