@@ -56,6 +56,8 @@ class Capability(enum.Flag):
     """Another device's BAR can be mapped by its process address (peer-to-peer DMA)."""
     NO_IOMMU = enum.auto()
     """There is no IOMMU: nothing is translated, nothing is protected, nothing can be mapped."""
+    NO_DRIVER_PINS = enum.auto()
+    """The drivers of mediated devices may not pin what is mapped (type1 version 1): EACCES."""
 
 
 NO_CAPABILITY = Capability(0)

@@ -63,7 +63,10 @@ def legacy(on: SimHost | None = None, **more: Any) -> SimBackend:
 
 def type1_version_1() -> SimBackend:
     """A kernel that has no version 2."""
-    return legacy(host(without={"VFIO_TYPE1v2_IOMMU"}), capabilities=Capability.BAR_BY_ADDRESS)
+    return legacy(
+        host(without={"VFIO_TYPE1v2_IOMMU"}),
+        capabilities=Capability.BAR_BY_ADDRESS | Capability.NO_DRIVER_PINS,
+    )
 
 
 def noiommu() -> SimBackend:

@@ -115,10 +115,10 @@ def test_bars_can_be_mapped_and_dirty_pages_reported(wiring: Wiring) -> None:
     assert wiring.open(CARD).container.capabilities == both
 
 
-def test_version_1_reports_no_dirty_pages() -> None:
+def test_version_1_reports_no_dirty_pages_and_pins_for_no_driver() -> None:
     host = AnsweringHost(vfio.VFIO_CHECK_EXTENSION, vfio.VFIO_TYPE1v2_IOMMU, 0)
     container = Wiring(host).open(CARD).container
-    assert container.capabilities == Capability.BAR_BY_ADDRESS
+    assert container.capabilities == Capability.BAR_BY_ADDRESS | Capability.NO_DRIVER_PINS
 
 
 def test_a_container_of_mediated_devices_knows_no_ranges() -> None:

@@ -104,8 +104,10 @@ class LegacyContainer(Container):
             DEFAULT_ENTRY_LIMIT if info.available is None else len(self.mappings) + info.available
         )
         self.capabilities = Capability.BAR_BY_ADDRESS
-        # VFIO_IOMMU_DIRTY_PAGES is refused on version 1, and reports in one page size only.
-        if self.iommu == vfio.VFIO_TYPE1v2_IOMMU and info.dirty_page_sizes & self.host.page_size:
+        if self.iommu == vfio.VFIO_TYPE1_IOMMU:
+            # vfio_iommu_type1.c:vfio_iommu_type1_pin_pages, vfio_iommu_type1_dirty_pages.
+            self.capabilities |= Capability.NO_DRIVER_PINS
+        elif info.dirty_page_sizes & self.host.page_size:  # it reports in one page size only
             self.capabilities |= Capability.DIRTY_TRACKING
 
     def add(self, group: LegacyGroup) -> None:

@@ -46,7 +46,7 @@ KERNEL = tuple(int(part) for part in os.uname().release.split(".")[:2])
 
 CAPABILITIES = {
     "type1v2": Capability.BAR_BY_ADDRESS | Capability.DIRTY_TRACKING,
-    "type1": Capability.BAR_BY_ADDRESS,
+    "type1": Capability.BAR_BY_ADDRESS | Capability.NO_DRIVER_PINS,
     "compat": Capability(0),
     "iommufd": Capability.MAP_FILE if KERNEL >= (6, 13) else Capability(0),
     "noiommu": Capability.NO_IOMMU,

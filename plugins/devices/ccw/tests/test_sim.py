@@ -133,6 +133,39 @@ def test_a_unit_check_is_explained_by_sense_data(disk: CcwDevice, memory: DmaBuf
     assert memory.read(DATA, 1) == b"\x80"  # command reject
 
 
+def refused_start(host: SimHost) -> DeviceAccessError:
+    """What EACCES is for a program with data, by a path that a disk of two paths has lost."""
+    cast("CcwDiskDevice", host.device(CCW_DISK_UUID)).path_offline(0x41)
+    with Framework(PLUGINS, autoload=False, host=host).open(BACKENDS["legacy"]) as session:
+        memory = session.dma_alloc(2 * DATA, below=1 << 31)
+        program = ChannelProgram().command(cio.CCW_CMD_SENSE_ID, memory.iova + DATA, len(IDENTITY))
+        memory.write(0, program.to_bytes())
+        with pytest.raises(DeviceAccessError) as caught:
+            session["disk"].start(memory.iova, lpm=0x40)
+    assert caught.value.errno == errno.EACCES
+    return caught.value
+
+
+def two_paths() -> Topology:
+    subchannel = Topology().subchannel(
+        "0.0.0313", device=lambda: CcwDiskDevice(latency=0, chpids=(0x40, 0x41))
+    )
+    return subchannel.mdev(CCW_DISK_UUID, parent="0.0.0313")
+
+
+def test_a_start_by_a_lost_path_says_so() -> None:
+    error = refused_start(SimHost(two_paths()))
+    assert "the path to the device is gone" in error.detail
+    assert error.hint is None
+
+
+def test_data_that_type1_version_1_does_not_pin_is_not_a_lost_path() -> None:
+    error = refused_start(SimHost(two_paths(), without={"VFIO_TYPE1v2_IOMMU"}))
+    assert "type1 version 1" in error.detail
+    assert error.hint is not None
+    assert "iommufd=" in error.hint
+
+
 def test_a_short_answer_is_an_incorrect_length(disk: CcwDevice, memory: DmaBuffer) -> None:
     program = ChannelProgram().command(cio.CCW_CMD_SENSE_ID, memory.iova + DATA, 20)
     memory.write(0, program.to_bytes())

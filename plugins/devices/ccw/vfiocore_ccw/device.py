@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Unpack
 
 from vfiocore.access import IrqInfo
+from vfiocore.container import Capability
 from vfiocore.device import Device
 from vfiocore.errors import (
     BusyError,
@@ -28,7 +29,15 @@ from vfiocore.region import ByteOrder, Region
 from vfiocore.registration import DeviceSetup
 from vfiocore.uapi import s390_cio, vfio, vfio_ccw
 from vfiocore_ccw.completion import Completion
-from vfiocore_ccw.request import DETAILS, KINDS, OrbOptions, build_orb, io_region_to_start
+from vfiocore_ccw.request import (
+    DETAILS,
+    KINDS,
+    UNPINNABLE,
+    UNPINNABLE_HINT,
+    OrbOptions,
+    build_orb,
+    io_region_to_start,
+)
 from vfiocore_ccw.subchannel import ChannelReport, Subchannel, SubchannelId
 
 IRQ_NAMES = {
@@ -123,7 +132,8 @@ class CcwDevice(Device):
             BusyError: EBUSY, a program is running, or a completion has not been read; EAGAIN, the
                 kernel did not get to it within a second.
             DeviceAccessError: EINVAL, ENOENT or EPERM, the program or its data is not mapped; EIO, the
-                subchannel is not operational; ENODEV or EACCES, the path to the device is gone.
+                subchannel is not operational; ENODEV or EACCES, the path to the device is gone;
+                EACCES, type1 version 1 pins no data.
             UnsupportedError: EOPNOTSUPP, the kernel does not know this kind of program.
         """
         self.start_orb(build_orb(program_iova, **options))
@@ -376,5 +386,8 @@ class CcwDevice(Device):
             delay = min(delay * 2 or 0.0001, 0.02)
 
     def _refused(self, error: KernelError, operation: str) -> KernelError:
-        detail = DETAILS.get(error.errno or 0, "")
-        return kernel_error(error, operation, self.name, kinds=KINDS, detail=detail)
+        detail, hint = DETAILS.get(error.errno or 0, ""), None
+        pinning = Capability.NO_DRIVER_PINS not in self.container.capabilities
+        if error.errno == errno.EACCES and not pinning:
+            detail, hint = UNPINNABLE, UNPINNABLE_HINT
+        return kernel_error(error, operation, self.name, kinds=KINDS, detail=detail, hint=hint)

@@ -49,6 +49,11 @@ DETAILS = MappingProxyType(
 )
 """Why a start, halt or clear was refused (vfio_ccw_fsm.c, vfio_ccw_cp.c)."""
 
+UNPINNABLE = "the kernel pins no data for a channel program here: the container is type1 version 1"
+"""What EACCES says there instead (vfio_iommu_type1.c:vfio_iommu_type1_pin_pages)."""
+
+UNPINNABLE_HINT = "use iommufd (iommufd=), or a kernel whose type1 has version 2"
+
 
 class OrbOptions(TypedDict, total=False):
     """What `build_orb` takes besides the program."""
