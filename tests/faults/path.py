@@ -152,13 +152,12 @@ class Path:
     def host(self) -> SimHost:
         return SimHost(self.kind.machine())
 
-    def walk(self, host: Any) -> None:
-        """From end to end; whatever fails, the session closes."""
+    def walk(self, host: Any) -> list[str]:
+        """From end to end, and the warnings on the way; whatever fails, the session closes."""
         if self.backend != "passed":
-            self._walk(host, self._words())
-            return
+            return self._walk(host, self._words())
         with passed_fds(host) as (iommufd, *cdevs):
-            self._walk(host, self._words_with(iommufd, cdevs))
+            return self._walk(host, self._words_with(iommufd, cdevs))
 
     def open_again(self, host: SimHost) -> None:
         """Everything opens once more, by its own nodes, which nobody may be keeping."""
@@ -169,16 +168,17 @@ class Path:
         """Guest memory and the devices."""
         return framework().on(host).open(self._words())
 
-    def _walk(self, host: Any, words: str) -> None:
-        with warnings.catch_warnings():
+    def _walk(self, host: Any, words: str) -> list[str]:
+        with warnings.catch_warnings(record=True) as told:
             # That a BAR cannot be shown to other devices is told, and no fault.
-            warnings.simplefilter("ignore", VfioWarning)
+            warnings.simplefilter("always", VfioWarning)
             with framework().on(host).open(words) as session:
                 buffer = session.dma_alloc(4096)
                 session.dma_alloc(4096, shared=True)
                 session.run_in_loop(buffer.close)
                 session.loop.run_once(0)
                 self.kind.use(session, session["dev"])
+        return [str(warning.message) for warning in told]
 
     def steps(self) -> list[Step]:
         """Every call that the walk makes of its host."""

@@ -74,11 +74,13 @@ def _cases() -> Iterator[Case]:
 def failure(case: Case, host: FaultyHost) -> VfioError | None:
     """What the path ends with; anything but a typed error goes through."""
     try:
-        case.path.walk(host)
+        told = case.path.walk(host)
     except VfioError as error:
         return error
     except Absent:
         assert case.may_pass
+    else:
+        assert case.may_pass or is_told_as_a_warning(case, told)
     return None
 
 
@@ -88,13 +90,20 @@ def test_a_call_that_fails_is_told_and_leaves_nothing_and_the_next_run_works(cas
     error = failure(case, host)
     assert host.steps[case.step.index].method == case.step.method
     assert held(host) == NOTHING
-    if not case.may_pass:
+    if error is not None and not case.may_pass:
         assert_told(error, case)
     case.path.open_again(host.inner)
     assert held(host) == NOTHING
 
 
-def assert_told(error: VfioError | None, case: Case) -> None:
+def is_told_as_a_warning(case: Case, told: list[str]) -> bool:
+    """True for a device that did not answer when it was done with, and was let go of all the same."""
+    answer = f"[{errno_name(case.code)}]"
+    unanswered = [text for text in told if "does not answer" in text and answer in text]
+    return case.step.method in ("pread", "pwrite") and bool(unanswered)
+
+
+def assert_told(error: VfioError, case: Case) -> None:
     """The error has the operation, the object and the cause, and nothing else went wrong."""
     assert isinstance(error, KernelError)
     assert error.errno == case.code

@@ -129,3 +129,19 @@ def test_a_disk_writes_and_reads_a_sector(virtio_disks: tuple[Device, Device], w
         assert disk.read(7, (memory.iova + virtio.SECTOR, virtio.SECTOR)) == 0
         assert memory.read(virtio.SECTOR, virtio.SECTOR) == data
         disk.stop()
+
+
+# It answers again when the kernel has recovered it, a millisecond later: a warning may come or not.
+@pytest.mark.filterwarnings("ignore:.* does not answer")
+def test_a_disk_in_error_is_closed_and_opened_again(
+    virtio_disks: tuple[Device, Device], way: Way
+) -> None:
+    with way.open(virtio_disks[0]) as session:
+        card = session["dev0"]
+        card.bus_master = card.memory_decode = True
+        card.msix.enable(1)
+        queue = session.dma_alloc(virtio.ROOM)
+        unmapped = queue.iova + (1 << 24)
+        virtio.Disk(card, queue, 0).send(virtio.READ, 0, (unmapped, virtio.SECTOR))
+    with way.open(virtio_disks[0]) as session, session["dev0"].enable() as card:
+        assert virtio.Disk(card, session.dma_alloc(virtio.ROOM)).sectors == DISK_SECTORS

@@ -11,8 +11,9 @@ import pytest
 import vfiocore_iommufd.plugin
 import vfiocore_legacy.plugin
 import vfiocore_pci.plugin
-from vfiocore.errors import ConfigError, DeviceAccessError, UnsupportedError
+from vfiocore.errors import ConfigError, DeviceAccessError, KernelError, UnsupportedError
 from vfiocore.framework import Framework
+from vfiocore.log import VfioWarning
 from vfiocore.region import Area
 from vfiocore.session import Session
 from vfiocore.uapi import pci_regs as pci
@@ -306,6 +307,50 @@ def test_bus_mastering_is_off_when_the_session_has_ended_but_the_fd_has_not(
     command = int.from_bytes(host.pread(fd, 2, offset + pci.PCI_COMMAND), "little")
     assert not command & pci.PCI_COMMAND_MASTER
     host.close(fd)
+
+
+def test_a_device_that_does_not_answer_is_closed_with_a_warning(
+    open_device: Open, host: SimHost
+) -> None:
+    session, edu = open_device(EDU)
+    edu.bus_master = True
+    edu.interrupts()
+    session.dma_alloc(host.page_size)
+    host.fail(f"pread device {EDU}", errno.ENODEV, times=100)
+    with pytest.warns(VfioWarning, match=f"{EDU} does not answer"):
+        session.close()
+    assert host.open_files() == []
+    assert host.pinned_bytes == 0
+
+
+def test_a_device_that_takes_no_command_is_closed_with_a_warning(
+    open_device: Open, host: SimHost
+) -> None:
+    session, edu = open_device(EDU)
+    edu.bus_master = True
+    host.fail(f"pwrite device {EDU}", errno.EIO, times=100)
+    with pytest.warns(VfioWarning, match=f"{EDU} does not answer"):
+        session.close()
+    assert host.open_files() == []
+
+
+def test_the_use_of_a_device_that_does_not_answer_ends_with_a_warning(
+    open_device: Open, host: SimHost
+) -> None:
+    _session, edu = open_device(EDU)
+    with pytest.warns(VfioWarning, match=f"{EDU} does not answer"), edu.enable():
+        host.fail(f"pread device {EDU}", errno.ENODEV)
+
+
+def test_a_device_file_that_was_closed_elsewhere_is_no_device_in_error(
+    open_device: Open, host: SimHost
+) -> None:
+    session, edu = open_device(EDU)
+    edu.bus_master = True
+    host.fail(f"pread device {EDU}", errno.EBADF)
+    with pytest.raises(KernelError, match="EBADF"):
+        session.close()
+    assert host.open_files() == []
 
 
 # -- configuration ---------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from vfiocore.device import Device
@@ -38,6 +39,13 @@ REGION_NAMES = {
     vfio.VFIO_PCI_CONFIG_REGION_INDEX: "config",
     vfio.VFIO_PCI_VGA_REGION_INDEX: "VGA",
 }
+
+NO_ANSWER = frozenset({errno.ENODEV, errno.EIO})
+"""What configuration space says of a device that went into error, or is gone.
+
+On s390 a function is isolated after a transfer to where nothing is mapped, until the kernel has
+recovered it (arch/s390/pci/pci_event.c). The rest of what was opened has to be let go of all the same.
+"""
 
 IRQ_NAMES = {
     vfio.VFIO_PCI_INTX_IRQ_INDEX: "INTx",
@@ -225,15 +233,15 @@ class PciDevice(Device):
     def enable(self) -> Iterator[Self]:
         """Memory decode and bus mastering on, for the length of a ``with`` block.
 
-        Afterwards both are what they were before; if the device was closed, nothing is done.
+        Afterwards both are what they were before; if the device was closed, nothing is done. A
+        device that does not answer any more is left as it is, with a warning.
         """
         bits = pci.PCI_COMMAND_MEMORY | pci.PCI_COMMAND_MASTER
         before = self._set_command(bits, bits)
         try:
             yield self
         finally:
-            if not self.access.closed:
-                self._set_command(bits, before)
+            self._leave_command(bits, before)
 
     # -- reset and release -------------------------------------------------------------------
     def reset(self) -> None:
@@ -268,9 +276,11 @@ class PciDevice(Device):
         """Stop DMA, turn interrupts off and unmap regions, in this order. Idempotent.
 
         Bus mastering goes first, since memory may be unmapped before the fd is closed, and a
-        passed fd stays open. Every step is tried; the first error is raised.
+        passed fd stays open. Every step is tried; the first error is raised. That a device does not
+        answer any more is a warning: its driver turns bus mastering off when the fd is closed.
         """
-        run_all([self._stop_dma, super().release])
+        stop_dma = partial(self._leave_command, pci.PCI_COMMAND_MASTER, 0)
+        run_all([stop_dma, super().release])
 
     # ----------------------------------------------------------------------------------------
     def _check_kind(self) -> None:
@@ -321,9 +331,22 @@ class PciDevice(Device):
                 self.config_space.command = wanted
             return before
 
-    def _stop_dma(self) -> None:
-        if not self.access.closed:
-            self.bus_master = False
+    def _leave_command(self, mask: int, bits: int) -> None:
+        """Set the masked bits of COMMAND at the end of their use, if that can be."""
+        if self.access.closed:
+            return
+        try:
+            self._set_command(mask, bits)
+        except KernelError as error:
+            if error.errno not in NO_ANSWER:
+                raise
+            self.access.log.warn_of(
+                "pci.command_not_restored",
+                f"{self.name} does not answer, so bus mastering and memory decode are left as they"
+                f" are until it is closed: {error}",
+                device=self.name,
+                errno=error.errno,
+            )
 
 
 def _table_mappable(info: RegionInfo) -> bool:
