@@ -29,6 +29,29 @@ def test_a_group_that_is_open_elsewhere_is_named(rig: Any, host: Any) -> None:
     host.close(group)
 
 
+def test_a_device_that_is_bound_already_is_busy(rig: Any) -> None:
+    rig.open(CARD, iommufd=rig.iommufd("one"))
+    with pytest.raises(BusyError, match="in use already") as info:
+        rig.open(CARD, iommufd=rig.iommufd("two"))
+    assert info.value.errno == errno.EINVAL
+
+
+def test_a_device_that_may_be_bound_already_is_told_as_one_cause_of_several(rig: Any) -> None:
+    # Its group is busy, but that may be for the other device of it.
+    rig.open("0000:06:00.0")
+    with pytest.raises(KernelError, match="the device is open or bound already") as info:
+        rig.open("0000:06:00.0")
+    assert not isinstance(info.value, BusyError)
+
+
+def test_a_device_that_does_not_bind_for_another_reason_is_not_busy(rig: Any, host: Any) -> None:
+    host.fail(BIND, errno.EINVAL)
+    with pytest.raises(KernelError, match="possible causes") as info:
+        rig.open(CARD)
+    assert not isinstance(info.value, BusyError)
+    assert host.open_files() == []
+
+
 def test_a_host_driver_in_the_group_is_named(rig: Any, host: Any) -> None:
     with pytest.raises(GroupNotViableError, match=r"group 3: 0000:04:00\.1 \(e1000e\) \[") as info:
         rig.open("0000:04:00.0")

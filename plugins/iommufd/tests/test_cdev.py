@@ -9,6 +9,7 @@ import pytest
 
 from vfiocore.errors import (
     AccessDeniedError,
+    BusyError,
     DeviceNotFoundError,
     HostUnsupportedError,
     KernelError,
@@ -165,12 +166,12 @@ def test_a_passed_fd_that_is_closed_is_refused(rig: Any, host: Any) -> None:
     assert info.value.errno == errno.EBADF
 
 
-def test_a_passed_fd_that_is_bound_already_is_refused_with_the_possible_causes(
+def test_a_passed_fd_that_is_bound_already_is_refused_with_what_to_pass_instead(
     rig: Any, host: Any
 ) -> None:
     fd = host.open(NODE)
     rig.open(CARD, fd=fd)
     rig.close()
-    with pytest.raises(KernelError, match="the device is open or bound already"):
+    with pytest.raises(BusyError, match="pass one that was opened anew"):
         rig.open(CARD, fd=fd)
     host.close(fd)

@@ -11,6 +11,7 @@ from attrs import define, field
 from vfiocore import sysfs
 from vfiocore.errors import (
     AccessDeniedError,
+    BusyError,
     GroupNotViableError,
     KernelError,
     UnsupportedError,
@@ -18,7 +19,8 @@ from vfiocore.errors import (
     kernel_error,
 )
 from vfiocore.uapi import vfio
-from vfiocore_iommufd.cdev import PASSED_HINT, open_cdev
+from vfiocore_iommufd.cdev import FOLDER, PASSED_HINT, open_cdev
+from vfiocore_iommufd.holders import holders, is_bound
 from vfiocore_iommufd.hwpt import UNKNOWN, read_hw_info
 
 if TYPE_CHECKING:
@@ -109,7 +111,8 @@ def _explained(error: OSError, host: Host, fd: int, target: DeviceTarget) -> Ker
     device = target.device
     if error.errno == errno.EBUSY:
         node = f"/dev/vfio/{device.group}" if device and device.group is not None else "its group"
-        hint = f"{node} is open, here or in another program, for the legacy backend: close it"
+        who = holders(host, node) or "here or in another program"
+        hint = f"{node} is open, {who}, for the legacy backend: close it"
         return kernel_error(error, BIND, target.name, hint=hint)
     if error.errno == errno.EPERM:
         return _not_permitted(error, host, target)
@@ -153,7 +156,19 @@ def _not_permitted(error: OSError, host: Host, target: DeviceTarget) -> KernelEr
 
 
 def _invalid(error: OSError, host: Host, fd: int, target: DeviceTarget) -> KernelError:
-    causes = ["the device is open or bound already", "its IOMMU is not cache coherent"]
+    """EINVAL: among other things, what a device that is bound already is answered with."""
+    device = target.device
+    # vfio_main.c:vfio_df_open: a device that has been opened by way of a cdev is not opened again.
+    who = holders(host, f"{FOLDER}/{device.cdev}", own=1) if device is not None else ""
+    by = f": {who}" if who else ""
+    if device is not None and is_bound(host, device):
+        hint = "one program at a time has a device: close it there"
+        if target.fd is not None:
+            hint += (
+                f"; or fd {target.fd} itself has been bound before: pass one that was opened anew"
+            )
+        return BusyError(errno.EINVAL, BIND, target.name, f"the device is in use already{by}", hint)
+    causes = [f"the device is open or bound already{by}", "its IOMMU is not cache coherent"]
     if target.vf_token is not None:
         if not _knows_tokens(host, fd):
             return UnsupportedError(

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Fault", "SimHost", "Translated"]
 
 T = TypeVar("T")
-_SIMULATED = ("/sys", "/proc/meminfo", "/dev/vfio", "/dev/iommu", "/dev/kvm", "/dev/char")
+_SIMULATED = ("/sys", "/proc", "/dev/vfio", "/dev/iommu", "/dev/kvm", "/dev/char")
 _REAL_FLAGS = MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS
 _RECORD_LIMIT = 100_000
 _IOC_NUMBER = 0xFFFF
@@ -50,10 +50,10 @@ _IOC_NUMBER = 0xFFFF
 class SimHost:
     """A simulated machine, seen through the `Host` protocol.
 
-    /sys, /dev/vfio, /dev/iommu, /dev/kvm, /dev/char and the sizes of huge pages in /proc/meminfo
-    are the simulated machine's; every other path, memory and eventfds are those of the machine
-    that this runs on. Huge pages are counted as theirs, and are ordinary memory. Safe to use from
-    any thread.
+    /sys, /proc (the sizes of huge pages, and no process), /dev/vfio, /dev/iommu, /dev/kvm and
+    /dev/char are the simulated machine's; every other path, memory and eventfds are those of the
+    machine that this runs on. Huge pages are counted as theirs, and are ordinary memory. Safe to
+    use from any thread.
 
     Args:
         topology: The machine; `Topology.default()` if None.

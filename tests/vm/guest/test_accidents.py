@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from vfiocore import Framework
-from vfiocore.errors import DmaMemlockError
+from vfiocore.errors import BusyError, DmaMemlockError, KernelError
 from vfiocore.session import Session
 
 from . import edu as card_of
@@ -70,6 +72,60 @@ def test_after_a_kill_the_next_program_has_the_device(edu: Device, way: Way, pha
     with way.open(edu) as session:
         card_of.wait_until_idle(session["dev0"])
         assert moves_data(session)
+
+
+# -- in use ----------------------------------------------------------------------------------------
+@contextmanager
+def another_program_with(card: Device, way: Way) -> Iterator[int]:
+    """The number of a process that has a card open."""
+
+    def hold(tell: Tell) -> None:
+        with way.open(card):
+            tell("opened")
+            threading.Event().wait()
+
+    with forked(hold) as child:
+        assert child.says() == "opened"
+        yield child.pid
+
+
+@pytest.mark.parametrize("theirs", ["type1v2", "iommufd"])
+def test_a_device_that_another_program_has_is_busy(
+    edu: Device, way: Way, framework: Framework, theirs: str
+) -> None:
+    with another_program_with(edu, Way.called(theirs, framework)), pytest.raises(BusyError):
+        way.open(edu)
+    with way.open(edu) as session:
+        assert moves_data(session)
+
+
+def test_the_program_that_has_a_device_bound_is_named(edu: Device, framework: Framework) -> None:
+    way = Way.called("iommufd", framework)
+    with another_program_with(edu, way) as pid:
+        with pytest.raises(BusyError, match=rf"\(process {pid}\)") as caught:
+            way.open(edu)
+        assert caught.value.errno == errno.EINVAL
+
+
+def test_the_program_that_has_a_device_of_several_bound_is_named_as_a_possible_cause(
+    twins: tuple[Device, Device], framework: Framework
+) -> None:
+    way = Way.called("iommufd", framework)
+    with another_program_with(twins[0], way) as pid:
+        with pytest.raises(KernelError, match=rf"possible causes.*\(process {pid}\)") as caught:
+            way.open(twins[0])
+        assert caught.value.errno == errno.EINVAL
+        assert not isinstance(caught.value, BusyError)
+
+
+def test_a_program_that_only_has_the_file_open_is_not_in_the_way(
+    edu: Device, framework: Framework
+) -> None:
+    (name,) = os.listdir(edu.path / "vfio-dev")
+    fd = os.open(f"/dev/vfio/devices/{name}", os.O_RDWR)
+    with Way.called("iommufd", framework).open(edu) as session:
+        assert moves_data(session)
+    os.close(fd)
 
 
 # -- the last of a container -----------------------------------------------------------------------

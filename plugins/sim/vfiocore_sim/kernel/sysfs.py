@@ -54,6 +54,7 @@ class Sysfs:
         return self._tree
 
     def _build(self) -> None:
+        self._tree.directory("/proc")  # which shows no process, as with hidepid=
         self._add_buses()
         for node in self._machine.devices.values():
             self._add_device(node)
