@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from vfiocore.uapi.pci_regs import PCI_HEADER_TYPE, PCI_HEADER_TYPE_MFD
 from vfiocore_sim.devices import EduDevice
 from vfiocore_sim.host import SimHost
 from vfiocore_sim.topology import Topology
@@ -68,3 +69,9 @@ def test_a_reset_method_that_does_not_exist_is_refused() -> None:
         host.write_file(f"{FOLDER}/reset_method", b"hammer\n")
     assert caught.value.errno == errno.EINVAL
     assert host.read_file(f"{FOLDER}/reset_method") == before
+
+
+@pytest.mark.parametrize(("name", "several"), [(CARD, False), ("0000:06:00.0", True)])
+def test_the_header_says_whether_a_slot_has_several_functions(name: str, several: bool) -> None:
+    header = SimHost().read_file(f"/sys/bus/pci/devices/{name}/config")
+    assert bool(header[PCI_HEADER_TYPE] & PCI_HEADER_TYPE_MFD) == several

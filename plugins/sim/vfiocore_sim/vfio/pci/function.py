@@ -44,6 +44,7 @@ from vfiocore.uapi.pci_regs import (
     PCI_EXT_CAP_ID_DSN,
     PCI_EXT_CAP_ID_ERR,
     PCI_HEADER_TYPE,
+    PCI_HEADER_TYPE_MFD,
     PCI_INTERRUPT_LINE,
     PCI_INTERRUPT_PIN,
     PCI_MSI_ADDRESS_HI,
@@ -72,7 +73,6 @@ _COMMAND_WRITABLE = (
     | PCI_COMMAND_SERR
     | PCI_COMMAND_INTX_DISABLE
 )
-_MULTIFUNCTION = 0x80  # PCI_HEADER_TYPE_MFD
 _PM_SIZE = 8
 _MSI_SIZE_64 = 14
 _MSIX_SIZE = 12
@@ -184,7 +184,7 @@ def _header(space: ConfigSpace, identity: Identity) -> None:
     space.define(PCI_CACHE_LINE_SIZE, 0, 1, 0xFF)
     space.define(PCI_INTERRUPT_LINE, 0, 1, 0xFF)
     space.set(PCI_INTERRUPT_PIN, identity.interrupt_pin, 1)
-    space.set(PCI_HEADER_TYPE, _MULTIFUNCTION if identity.multifunction else 0, 1)
+    space.set(PCI_HEADER_TYPE, PCI_HEADER_TYPE_MFD if identity.multifunction else 0, 1)
 
 
 def _bar(space: ConfigSpace, bar: Bar, address: int) -> None:
