@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -83,3 +84,40 @@ def test_closing_gives_back_every_eventfd_that_is_watched(
         assert references(eventfd) == 2
         watcher.close()
     assert references(eventfd) == 1
+
+
+def open_fds() -> list[str]:
+    return os.listdir("/proc/self/fd")
+
+
+def test_a_watcher_that_cannot_start_keeps_nothing_and_can_be_tried_again(
+    watcher: EventWatcher, lock: Lock, eventfd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    called = threading.Event()
+    before = open_fds()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with lock, pytest.raises(RuntimeError, match="new thread"):
+            watcher.add(eventfd, lambda: None)
+    assert open_fds() == before
+    with lock:
+        watcher.add(eventfd, called.set)
+    os.eventfd_write(eventfd, 1)
+    assert called.wait(10)
+
+
+def test_a_hook_whose_first_call_fails_is_not_kept(
+    watcher: EventWatcher, lock: Lock, eventfd: int, references: Callable[[int], int]
+) -> None:
+    def fail() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    os.eventfd_write(eventfd, 1)
+    with lock, pytest.raises(OSError, match="Input/output"):
+        watcher.add(eventfd, fail)
+    assert references(eventfd) == 1
+    with lock:
+        watcher.close()

@@ -88,12 +88,15 @@ class EventWatcher:
             OSError: EBADF, EINVAL as `EventFd`.
         """
         event = EventFd(fd)
+        with contextlib.ExitStack() as undo:
+            undo.callback(event.close)
+            epoll = self._epoll or self._start()
+            if event.consume():
+                callback()
+            epoll.register(event.fd, select.EPOLLIN)
+            undo.pop_all()
         hook = EventHook(event, callback)
         self._hooks[event.fd] = hook
-        epoll = self._epoll or self._start()
-        if event.consume():
-            callback()
-        epoll.register(event.fd, select.EPOLLIN)
         return hook
 
     def remove(self, hook: EventHook) -> None:
@@ -113,13 +116,17 @@ class EventWatcher:
         self._epoll = None
 
     def _start(self) -> select.epoll:
-        self._epoll = select.epoll()
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._stop, select.EPOLLIN)
-        threading.Thread(
-            target=self._run, args=(self._epoll, self._stop), name="sim-virqfd", daemon=True
-        ).start()
-        return self._epoll
+        with contextlib.ExitStack() as undo:
+            epoll = undo.enter_context(select.epoll())
+            stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, stop)
+            epoll.register(stop, select.EPOLLIN)
+            threading.Thread(
+                target=self._run, args=(epoll, stop), name="sim-virqfd", daemon=True
+            ).start()
+            undo.pop_all()
+        self._epoll, self._stop = epoll, stop
+        return epoll
 
     def _run(self, epoll: select.epoll, stop: int) -> None:
         while True:
