@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from vfiocore_sim.refusal import fail
 
 if TYPE_CHECKING:
-    from vfiocore.host.protocol import IoctlArgument
+    from vfiocore_sim.user import UserArg
 
 
 class DmaFault(Exception):  # noqa: N818 - it is what the IOMMU calls it
@@ -203,8 +203,8 @@ class SimDevice:
     def close_device(self) -> None:
         """Last close: interrupts off, state reset."""
 
-    def ioctl(self, request: int, arg: IoctlArgument) -> int:
-        """A device-level ioctl, from the raw struct bytes; the kernel's return value or OSError.
+    def ioctl(self, request: int, arg: UserArg) -> int:
+        """A device-level ioctl; the kernel's return value or OSError.
 
         A driver without this, or one of the next three, answers EINVAL
         (``vfio_main.c:vfio_device_fops_unl_ioctl``, ``_read``, ``_write``, ``_mmap``).

@@ -209,5 +209,5 @@ def test_probing_an_offered_operation_succeeds_and_does_nothing(edu: Edu) -> Non
 def test_an_immutable_buffer_is_read_and_not_written(edu: Edu) -> None:
     raw = bytes(vfio_device_info(argsz=ctypes.sizeof(vfio_device_info)))
     with edu.kernel.lock:
-        assert edu.device.ioctl(VFIO_DEVICE_GET_INFO, raw) == 0
+        assert edu.device.ioctl(VFIO_DEVICE_GET_INFO, UserArg(raw)) == 0
     assert raw[4:] == bytes(20)

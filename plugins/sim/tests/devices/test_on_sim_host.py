@@ -115,6 +115,18 @@ def edu() -> Iterator[Opened]:
     assert host.open_files() == []
 
 
+def test_an_argument_may_be_given_by_its_address(edu: Opened) -> None:
+    info = vfio_device_info(argsz=24)
+    edu.host.ioctl(edu.device, VFIO_DEVICE_GET_INFO, ctypes.addressof(info))
+    assert info.num_irqs == 5
+
+
+def test_an_address_where_nothing_is_is_a_bad_address(edu: Opened) -> None:
+    for address in (0, mmap.PAGESIZE, 1 << 63):
+        with pytest.raises(OSError, match="Bad address"):
+            edu.host.ioctl(edu.device, VFIO_DEVICE_GET_INFO, address)
+
+
 def register(opened: Opened, offset: int, value: int) -> None:
     opened.host.pwrite(opened.device, struct.pack("<Q", value), offset)
 

@@ -139,7 +139,7 @@ class DeviceFile(OpenFile):
                 return self._attach(arg)
             if request == VFIO_DEVICE_DETACH_IOMMUFD_PT:
                 return self._detach(arg)
-        return self.node.vfio_program().ioctl(request, arg.raw)
+        return self.node.vfio_program().ioctl(request, arg)
 
     def _check_access(self) -> None:
         if not self.granted:

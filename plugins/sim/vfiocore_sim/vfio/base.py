@@ -39,7 +39,6 @@ from vfiocore_sim.vfio.eventfd import EventWatcher
 from vfiocore_sim.vfio.irqset import IrqRequest, load_irq_request
 
 if TYPE_CHECKING:
-    from vfiocore.host.protocol import IoctlArgument
     from vfiocore_sim.vfio.ram import RamArea
 
 _INFO_MINSZ = 16
@@ -160,12 +159,12 @@ class VfioDevice(SimDevice):
             VFIO_DEVICE_FEATURE: self._feature,
         }
 
-    def ioctl(self, request: int, arg: IoctlArgument) -> int:
+    def ioctl(self, request: int, arg: UserArg) -> int:
         """Dispatch a device ioctl (``vfio_main.c:vfio_device_fops_unl_ioctl``)."""
         handler = self.ioctls.get(request)
         if handler is None:
             fail(self.unknown_ioctl)
-        return handler(UserArg(arg))
+        return handler(arg)
 
     def _get_info(self, user: UserArg) -> int:
         """``vfio_pci_core.c:vfio_pci_ioctl_get_info``, ``vfio_platform_common.c`` and others."""

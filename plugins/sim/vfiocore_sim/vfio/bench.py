@@ -35,6 +35,7 @@ from vfiocore.uapi.vfio import (
 )
 from vfiocore_sim.device import DmaBuf, DmaFault, HotResetPeer, SimDevice
 from vfiocore_sim.refusal import fail
+from vfiocore_sim.user import UserArg
 
 DeviceT = TypeVar("DeviceT", bound=SimDevice)
 
@@ -158,7 +159,7 @@ class Bench(Generic[DeviceT]):
     def ioctl(self, request: int, arg: ctypes.Structure | bytearray | int = 0) -> int:
         """A device ioctl; `arg` is updated in place."""
         with self.kernel.lock:
-            return self.device.ioctl(request, arg)
+            return self.device.ioctl(request, UserArg(arg))
 
     def info(self) -> vfio_device_info:
         """VFIO_DEVICE_GET_INFO."""

@@ -7,7 +7,7 @@ import errno
 import mmap
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from vfiocore.uapi.pci_regs import (
     PCI_AF_CTRL,
@@ -71,9 +71,6 @@ from vfiocore_sim.vfio.pci.power import LowPower
 from vfiocore_sim.vfio.pci.sysfs import pci_sysfs_files
 from vfiocore_sim.vfio.ram import RamArea
 from vfiocore_sim.vfio.region import access_widths, locate, map_area, region_offset
-
-if TYPE_CHECKING:
-    from vfiocore.host.protocol import IoctlArgument
 
 _READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE
 
@@ -415,7 +412,7 @@ class PciDevice(VfioDevice):
         return space.read(0, space.size)
 
     # -- ioctls ---------------------------------------------------------------------------------
-    def ioctl(self, request: int, arg: IoctlArgument) -> int:
+    def ioctl(self, request: int, arg: UserArg) -> int:
         """Dispatch; any access wakes a sleeping device."""
         self._low_power.resume()
         return super().ioctl(request, arg)
