@@ -326,7 +326,7 @@ class PluginSet:
         return found[0]
 
     def _resolve(self, backend: str, provider: _Loaded) -> BackendHooks:
-        manager = _new_manager()
+        manager = _silent_manager()
         number = itertools.count()
         for item in self._loaded:
             for caller in self._manager.get_hookcallers(item.plugin) or ():
@@ -357,6 +357,15 @@ def filter_from_environment(environ: Mapping[str, str]) -> PluginFilter:
 def _new_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def _silent_manager() -> pluggy.PluginManager:
+    """One for implementations whose authors were warned before, when their plugins were loaded."""
+    manager = _new_manager()
+    for caller in vars(manager.hook).values():
+        caller.spec.warn_on_impl = None
+        caller.spec.warn_on_impl_args = None
     return manager
 
 

@@ -17,6 +17,8 @@ from vfiocore import API_VERSION, Framework, hookimpl, hookspecs, registration
 from vfiocore.cli.app import run
 from vfiocore.errors import PluginVersionError
 from vfiocore.log import VfioWarning
+from vfiocore.plugins import PluginSet
+from vfiocore.registration import Backend
 
 from .fences import blocks
 
@@ -150,3 +152,29 @@ def test_who_implements_a_deprecated_hook_is_warned_at_the_line_of_the_implement
     with pytest.warns(DeprecationWarning, match="goes with version 2") as warned:
         Framework([Plugin()], autoload=False)
     assert warned[0].filename == __file__
+
+
+def test_who_implements_a_deprecated_hook_is_warned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plugin:
+        @hookimpl
+        def vfio_register_backends(self) -> Iterator[Backend]:
+            yield Backend(name="acme", help="A backend.")
+
+        @hookimpl
+        def vfio_dma_map(self, container: object) -> None: ...
+
+    for hook in ("setup_context", "teardown_context", "open_device", "close_device", "dma_unmap"):
+        setattr(Plugin, f"vfio_{hook}", hookimpl(lambda self: None))
+
+    def vfio_dma_map(container: object, batch: object) -> None:
+        """The spec, as a version that deprecates it and its first argument would have it."""
+
+    marker = pluggy.HookspecMarker(hookspecs.PROJECT)
+    spec = marker(
+        warn_on_impl=DeprecationWarning("the hook goes"),
+        warn_on_impl_args={"container": DeprecationWarning("the argument goes")},
+    )(vfio_dma_map)
+    monkeypatch.setattr(hookspecs, "vfio_dma_map", spec)
+    with pytest.warns(DeprecationWarning, match="goes") as warned:
+        PluginSet([Plugin()], autoload=False).hooks("acme")
+    assert [str(warning.message) for warning in warned] == ["the hook goes", "the argument goes"]
