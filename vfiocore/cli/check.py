@@ -13,8 +13,12 @@ from vfiocore.config.options import to_options
 @click.command("check")
 @configured
 def command(request: Request) -> None:
-    """Validate a configuration; every problem at once, each with its path."""
+    """Validate a configuration; every problem at once, each with its path.
+
+    Where a host is named, its devices are looked for there.
+    """
     config = request.config
+    request.find(config)
     items = [("object", item) for item in config.objects]
     lines = [f"-{kind} {to_options(item)}" for kind, item in items]
     lines += [f"-device {to_options(item)}" for item in config.devices]

@@ -18,6 +18,7 @@ from vfiocore.config.toml import read_file
 from vfiocore.errors import Problem
 from vfiocore.fds import FdTable
 from vfiocore.framework import Framework
+from vfiocore.plan import Planner
 from vfiocore.plugins import filter_from_environment
 from vfiocore.session import Session
 
@@ -49,6 +50,19 @@ class Request:
         # Host and plugins are the framework's by now: --host comes before a file's host.
         written = evolve(self.written, host=None, plugins=PluginFilter())
         return self.framework.validate(written, self.problems)
+
+    def find(self, config: Config) -> None:
+        """Look for what `config` names on the host, if the user named one; nothing is opened.
+
+        What is passed as an fd is not there before the devices are to be opened.
+        """
+        if self.host is None and self.written.host is None:
+            return
+        named = [device for device in config.devices if device.properties.get("fd") is None]
+        framework = self.framework
+        host = framework.make_host()
+        sought = evolve(config, devices=tuple(named))
+        Planner(host, framework.plugins, framework.fds, sought).plan()
 
     def open(self) -> Session:
         """The configuration as live devices."""
