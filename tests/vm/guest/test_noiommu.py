@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,10 +12,14 @@ import pytest
 from vfiocore.container import Capability
 from vfiocore.errors import HostUnsupportedError, UnsupportedError
 from vfiocore.framework import Framework
+from vfiocore.host import Host, LinuxHost
 from vfiocore.log import VfioWarning
 from vfiocore.memory.backing import Backing
 from vfiocore.memory.region import Ram
 from vfiocore.session import Session
+from vfiocore_sim.devices import EduDevice
+from vfiocore_sim.host import SimHost
+from vfiocore_sim.topology import Topology
 
 from . import edu as card_of
 from .devices import Device
@@ -69,6 +74,33 @@ def test_a_device_without_an_iommu_is_not_opened_unless_that_is_asked_for(
     with pytest.raises(HostUnsupportedError, match="could write anywhere in memory") as caught:
         Way.called("type1v2", framework).open(edu_noiommu)
     assert "noiommu=on" in (caught.value.hint or "")
+
+
+def traces(host: Host, folder: str) -> dict[str, object]:
+    """What is to be seen of a device that VFIO has, besides its group."""
+    (name,) = host.listdir(f"{folder}/vfio-dev")
+    own = f"{folder}/vfio-dev/{name}"
+    return {
+        "name": re.fullmatch("vfio[0-9]+", name) is not None,
+        "device": host.realpath(f"{own}/device") == host.realpath(folder),
+        "subsystem": host.realpath(f"{own}/subsystem"),
+        "in its class": host.realpath(f"/sys/class/vfio-dev/{name}") == host.realpath(own),
+        "number": host.exists(f"{own}/dev"),
+        "node": host.exists(f"/dev/vfio/devices/{name}"),
+    }
+
+
+def test_a_device_without_an_iommu_has_the_folder_of_a_cdev_and_no_cdev(
+    edu_noiommu: Device,
+) -> None:
+    machine = Topology().pci("0000:01:00.0", EduDevice, group=None, driver=None)
+    simulated = SimHost(machine, noiommu=True)
+    card = "/sys/bus/pci/devices/0000:01:00.0"
+    simulated.write_file(f"{card}/driver_override", b"vfio-pci")
+    simulated.write_file("/sys/bus/pci/drivers_probe", b"0000:01:00.0")
+    found = traces(LinuxHost(), str(edu_noiommu.path))
+    assert found == traces(simulated, card)
+    assert (found["number"], found["node"]) == (False, False)
 
 
 def test_iommufd_has_nothing_for_a_device_without_an_iommu(

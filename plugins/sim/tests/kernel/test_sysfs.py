@@ -11,6 +11,8 @@ import pytest
 
 from vfiocore import sysfs
 from vfiocore_sim.device import SysfsFile
+from vfiocore_sim.devices import EduDevice
+from vfiocore_sim.host import SimHost
 from vfiocore_sim.topology import Topology
 
 A, HOST_DRIVEN = "0000:01:00.0", "0000:04:00.1"
@@ -266,3 +268,12 @@ def test_a_type_has_a_number_of_instances(with_mdev: Any, refused: Any) -> None:
 def test_remove_takes_a_number(with_mdev: Any, refused: Any) -> None:
     with refused(errno.EINVAL):
         store(with_mdev, f"/sys/bus/mdev/devices/{with_mdev.mdev}/remove", "yes")
+
+
+def test_a_device_without_an_iommu_has_the_folder_of_a_cdev_and_no_cdev() -> None:
+    host = SimHost(Topology().pci("0000:02:00.0", EduDevice, group=1, noiommu=True))
+    folder = "/sys/bus/pci/devices/0000:02:00.0/vfio-dev"
+    assert host.listdir(folder) == ["vfio0"]
+    assert host.listdir("/sys/class/vfio-dev") == ["vfio0"]
+    assert not host.exists(f"{folder}/vfio0/dev")
+    assert not host.exists("/dev/vfio/devices")

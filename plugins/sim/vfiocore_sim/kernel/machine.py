@@ -177,9 +177,9 @@ class Machine:
             if not node.emulated and not self.noiommu_enabled:
                 raise refused(errno.EINVAL)
             self.join(node, self._made_group(noiommu=not node.emulated))
-        if self.has("cdev") and node.group is not None and not node.group.noiommu:
-            taken = {other.cdev_index for other in self.devices.values()}
-            node.cdev_index = next(number for number in _from_zero() if number not in taken)
+        if self.has("cdev"):
+            taken = {other.vfio_index for other in self.devices.values()}
+            node.vfio_index = next(number for number in _from_zero() if number not in taken)
 
     def unbind(self, node: Node) -> None:
         """Take a device from its driver; a VFIO driver gives it back when its files are closed.
@@ -193,7 +193,7 @@ class Machine:
             asked += 1
             self._files_closed.wait(_REQUEST_SECONDS)
         node.driver = None
-        node.cdev_index = None
+        node.vfio_index = None
         if node.group is not None:
             self._left_vfio(node, node.group)
         self.generation += 1

@@ -43,8 +43,8 @@ class Node:
         self.driver: str | None = None
         self.driver_override: str | None = None
         self.group: Group | None = None
-        #: The number of its character device, None while no VFIO driver is bound.
-        self.cdev_index: int | None = None
+        #: The N of its ``vfioN`` in sysfs, None while no VFIO driver is bound.
+        self.vfio_index: int | None = None
         #: Opens through VFIO (``vfio_device.open_count``).
         self.open_count: int = 0
         #: All open files, bound or not: what driver unbind waits for.
@@ -70,6 +70,14 @@ class Node:
     def owns_dma(self) -> bool:
         """True when a host driver uses the kernel's DMA API: the group is not viable."""
         return not (self.driver is None or self.on_vfio or self.driver in _MANAGED_DMA)
+
+    @property
+    def cdev_index(self) -> int | None:
+        """The number of its character device, if it has one.
+
+        ``vfio.h:vfio_device_add``: a device without an IOMMU is added without.
+        """
+        return None if self.group is None or self.group.noiommu else self.vfio_index
 
     @property
     def emulated(self) -> bool:

@@ -136,8 +136,8 @@ class Sysfs:
             tree.link(f"{driver}/{node.name}", path)
         if node.group is not None:
             tree.link(f"{path}/iommu_group", f"/sys/kernel/iommu_groups/{node.group.number}")
-        if node.cdev_index is not None:
-            self._add_cdev(node, node.cdev_index)
+        if node.vfio_index is not None:
+            self._add_vfio_device(node, node.vfio_index)
         self._add_mdev(node)
 
     def _override(self, node: Node, data: bytes) -> None:
@@ -153,9 +153,10 @@ class Sysfs:
         for name, entry in files.items():
             self._tree.put(f"{node.path}/{name}", entry)
 
-    def _add_cdev(self, node: Node, index: int) -> None:
+    def _add_vfio_device(self, node: Node, index: int) -> None:
         root = f"{node.path}/vfio-dev/vfio{index}"
-        self._tree.put(f"{root}/dev", text(f"{_CDEV_MAJOR}:{index}"))
+        if node.cdev_index is not None:
+            self._tree.put(f"{root}/dev", text(f"{_CDEV_MAJOR}:{index}"))
         self._tree.link(f"{root}/device", node.path)
         self._tree.link(f"{root}/subsystem", "/sys/class/vfio-dev")
         self._tree.link(f"/sys/class/vfio-dev/vfio{index}", root)
