@@ -13,9 +13,11 @@ hook runs too, outermost last registered. Callers are resolved once per framewor
 registration, hooks run under the session's lock, on whichever thread made the call.
 
 An implementation may leave out parameters that it does not need. A wrapper returns what its ``yield``
-gave it. It refuses *before* its ``yield``: a wrapper that raises after it, in `vfio_setup_context` or
-`vfio_open_device`, loses what the backend has made by then. Registration hooks cannot be wrapped, and in a plugin that registers no backend the others
-have to be wrappers: they would never run otherwise, so the plugin is refused.
+gave it. It refuses *before* its ``yield``. What the backend has made in `vfio_setup_context` or
+`vfio_open_device` when a wrapper raises after it, is taken back by the backend's own hook, without
+the wrappers; what it has mapped or unmapped by then stays so, and nobody knows. Registration hooks
+cannot be wrapped, and in a plugin that registers no backend the others have to be wrappers: they
+would never run otherwise, so the plugin is refused.
 """
 
 from __future__ import annotations

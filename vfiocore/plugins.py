@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import re
+import threading
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from vfiocore import hookspecs
+from vfiocore import hookspecs, undo
 from vfiocore.config._words import suggestion
 from vfiocore.config.model import PluginFilter
 from vfiocore.config.validate import KNOWN_PROVIDERS
@@ -336,13 +337,22 @@ class PluginSet:
                     if _wraps(implementation) or item is provider:
                         single = types.SimpleNamespace(**{caller.name: implementation.function})
                         manager.register(single, name=f"{item.info}#{next(number)}")
-        return BackendHooks(
+        hooks = BackendHooks(
             setup_context=_caller(manager, "vfio_setup_context", backend, provider),
             teardown_context=_caller(manager, "vfio_teardown_context", backend, provider),
             open_device=_caller(manager, "vfio_open_device", backend, provider),
             close_device=_caller(manager, "vfio_close_device", backend, provider),
             dma_map=_caller(manager, "vfio_dma_map", backend, provider),
             dma_unmap=_caller(manager, "vfio_dma_unmap", backend, provider),
+        )
+        teardown = _own(manager, "vfio_teardown_context")
+        close = _own(manager, "vfio_close_device")
+        return evolve(
+            hooks,
+            setup_context=_keeping(
+                manager, "vfio_setup_context", hooks.setup_context, lambda _, made: teardown(made)
+            ),
+            open_device=_keeping(manager, "vfio_open_device", hooks.open_device, close),
         )
 
 
@@ -387,6 +397,64 @@ def _caller(
 
     def call(*args: object) -> Any:
         return caller(**dict(zip(names, args, strict=True)))
+
+    return call
+
+
+class _Made(threading.local):
+    """What the backend made in the hook call that is under way on a thread."""
+
+    result: Any = None
+
+
+def _keeping(
+    manager: pluggy.PluginManager,
+    hook: str,
+    call: Callable[[Any], Any],
+    take_back: Callable[..., Any],
+) -> Callable[[Any], Any]:
+    """A caller that lets nothing get lost which the backend made and a wrapper did not pass on.
+
+    The backend's own function takes it back, without the wrappers: one of them is at fault.
+    """
+    if not any(map(_wraps, getattr(manager.hook, hook).get_hookimpls())):
+        return call
+    made = _Made()
+
+    @hookspecs.hookimpl(wrapper=True, trylast=True)
+    def innermost() -> Generator[None, Any, Any]:
+        made.result = yield
+        return made.result
+
+    manager.register(types.SimpleNamespace(**{hook: innermost}), name=f"what {hook} made")
+
+    def kept(argument: Any) -> Any:
+        # A wrapper may open something of its own meanwhile.
+        outer, made.result = made.result, None
+        try:
+            result = call(argument)
+        except BaseException as error:
+            if made.result is not None:
+                undo.take_back([lambda: take_back(argument, made.result)], error)
+            raise
+        else:
+            if result is None and made.result is not None:
+                take_back(argument, made.result)
+            return result
+        finally:
+            made.result = outer
+
+    return kept
+
+
+def _own(manager: pluggy.PluginManager, hook: str) -> Callable[..., Any]:
+    """A positional caller of the backend's own implementation."""
+    caller = getattr(manager.hook, hook)
+    (own,) = (item for item in caller.get_hookimpls() if not _wraps(item))
+    wanted = [caller.spec.argnames.index(name) for name in own.argnames]
+
+    def call(*args: Any) -> Any:
+        return own.function(*(args[at] for at in wanted))
 
     return call
 

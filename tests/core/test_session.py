@@ -20,11 +20,14 @@ from vfiocore.errors import (
     HostUnsupportedError,
     KernelError,
     UnsupportedError,
+    VfioError,
 )
 from vfiocore.fds import FdTable
+from vfiocore.framework import Framework
 from vfiocore.hookspecs import hookimpl
 from vfiocore.log import VfioWarning
 from vfiocore.memory import Backing, Ram
+from vfiocore.registration import ContextRequest
 from vfiocore_sim.host import SimHost
 
 from .scripted import PAGE
@@ -371,6 +374,78 @@ def test_a_wrapper_that_swallows_the_result_is_named(toy: Toy, hook: str) -> Non
     framework = toy.framework()
     with pytest.raises(BrokenPluginError, match=f"{hook} of backend 'legacy' gave nothing"):
         type(framework)([toy, Swallowing], autoload=False, host=SimHost()).open(ONE)
+
+
+@pytest.mark.parametrize(
+    ("hook", "taken_back"),
+    [
+        ("vfio_setup_context", [f"teardown {FIRST}"]),
+        ("vfio_open_device", [f"close {FIRST}", f"teardown {FIRST}"]),
+    ],
+)
+@pytest.mark.parametrize("way", ["raises", "swallows"])
+def test_what_a_wrapper_loses_is_taken_back(
+    toy: Toy, hook: str, taken_back: list[str], way: str
+) -> None:
+    @hookimpl(wrapper=True)
+    def lose() -> object:
+        yield
+        if way == "raises":
+            raise KernelError(errno.EPERM, "policy", "toy", "too late")
+
+    host = SimHost()
+    before = open_fds()
+    with pytest.raises(VfioError, match="too late" if way == "raises" else "gave nothing"):
+        opened_with(toy, hook, lose, host)
+    assert [step for step in toy.record if step.startswith(("close", "teardown"))] == taken_back
+    assert open_fds() == before
+
+
+def opened_with(toy: Toy, hook: str, wrapper: object, host: SimHost | None = None) -> None:
+    class Wrapper:
+        pass
+
+    setattr(Wrapper, hook, staticmethod(wrapper))  # type: ignore[arg-type] # it is a function
+    Framework([toy, Wrapper], autoload=False, host=host or SimHost()).open(ONE).close()
+
+
+def test_a_wrapper_that_refuses_before_its_yield_leaves_nothing_to_take_back(toy: Toy) -> None:
+    @hookimpl(wrapper=True)
+    def refuse() -> object:
+        raise KernelError(errno.EPERM, "policy", "toy", "refused")
+        yield
+
+    with pytest.raises(KernelError, match="refused"):
+        opened_with(toy, "vfio_setup_context", refuse)
+    assert toy.record == []
+
+
+def test_what_a_wrapper_passes_on_is_taken_down_once(toy: Toy) -> None:
+    @hookimpl(wrapper=True)
+    def pass_on() -> object:
+        return (yield)
+
+    opened_with(toy, "vfio_setup_context", pass_on)
+    assert toy.record.count(f"teardown {FIRST}") == 1
+
+
+def test_a_wrapper_that_fails_after_a_session_of_its_own_loses_nothing(toy: Toy) -> None:
+    class Curious:
+        framework: Framework
+
+        @hookimpl(wrapper=True)
+        def vfio_setup_context(self, request: ContextRequest) -> object:
+            attachment = yield
+            if request.target.name == FIRST:
+                self.framework.open(ONE.replace(FIRST, SECOND)).close()
+                raise KernelError(errno.EPERM, "policy", "toy", "too late")
+            return attachment
+
+    curious = Curious()
+    curious.framework = Framework([toy, curious], autoload=False, host=SimHost())
+    with pytest.raises(KernelError, match="too late"):
+        curious.framework.open(ONE)
+    assert toy.record[-2:] == [f"teardown {SECOND}", f"teardown {FIRST}"]
 
 
 # -- KVM -------------------------------------------------------------------------------------------
