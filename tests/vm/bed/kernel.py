@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .architectures import Architecture
@@ -41,9 +43,13 @@ def find_kernel(
         return _given(Path(given), architecture)
     source = environ.get("VFIOCORE_KERNEL_SOURCE") or newest_source()
     folder = cache / "kernels" / f"{_word(source)}-{_recipe(architecture)}" / architecture.name
-    if not (folder / architecture.image).is_file():
-        _build(architecture, source, folder, say)
-    return folder / architecture.image
+    image = folder / architecture.image
+    if not image.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone_in(folder, say):
+            if not image.is_file():  # nobody else has built it meanwhile
+                _build(architecture, source, folder, say)
+    return image
 
 
 def newest_source() -> str:
@@ -75,8 +81,24 @@ def _given(folder: Path, architecture: Architecture) -> Path:
     return image.resolve()
 
 
+@contextmanager
+def _alone_in(folder: Path, say: Say) -> Iterator[None]:
+    """Wait until nobody else builds in a folder; the lock goes with who holds it, however he ends."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(
+                f"somebody else is building this kernel: waiting for it; see {folder / 'build.log'}"
+            )
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def _build(architecture: Architecture, source: str, folder: Path, say: Say) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     log = folder / "build.log"
     say(f"building a kernel for {architecture.name} from {source}: minutes; see {log}")
     command = [str(BUILD), architecture.name, source, str(folder)]
