@@ -158,8 +158,9 @@ def test_other_threads_go_on_while_the_kernel_takes_advice(linux: LinuxHost) -> 
 
     with linux.mmap(-1, 256 << 20, prot=3, flags=mmap.MAP_PRIVATE) as memory:
         filling = threading.Thread(target=fill, args=(memory,))
-        filling.start()
         turns = [time.perf_counter()]
+        filling.start()
+        turns.append(time.perf_counter())
         while filling.is_alive():
             time.sleep(0.001)
             turns.append(time.perf_counter())
