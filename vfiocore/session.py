@@ -258,7 +258,8 @@ class Session:
                     shared=shared,
                     align=self.space.granularity,
                     hugetlb=hugetlb,
-                    populate=populate,
+                    # What the kernel is going to refuse is not filled first.
+                    populate=populate and self._can_be_locked(size),
                 )
             except KernelError:
                 raise
@@ -452,6 +453,11 @@ class Session:
             if best == least:
                 raise
         return self.space.allocate(buffer.length, align=least, below=below)
+
+    def _can_be_locked(self, size: int) -> bool:
+        """False if the limit of locked memory is below `size` bytes; a privilege may lift it."""
+        limit = self.host.memlock_limit()
+        return limit is None or size <= limit
 
     def _release(self, buffer: DmaBuffer, mapping: DmaMapping) -> None:
         with self.lock:

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from vfiocore.errors import DmaLimitError, DmaOverlapError, KernelError, UnsupportedError
+from vfiocore.errors import (
+    DmaLimitError,
+    DmaMemlockError,
+    DmaOverlapError,
+    KernelError,
+    UnsupportedError,
+)
 from vfiocore.framework import Framework
 from vfiocore.memory import Backing, Ram
 from vfiocore.memory.hugepages import read_pool
@@ -217,3 +223,13 @@ def test_an_address_that_the_kernel_does_not_have_is_refused(host: SimHost) -> N
             session.dma_alloc(4096, iova="kernel")
         assert list(session.space.mappings) == []
     assert left_behind(host) == NOTHING
+
+
+def test_what_cannot_be_locked_is_not_filled_before_it_is_refused() -> None:
+    host = SimHost(memlock_limit=1 << 20)
+    with Way("legacy", host).open(EDU) as session:
+        host.fail("madvise", errno.ENOMEM, times=2)
+        with pytest.raises(DmaMemlockError, match="1572864 bytes have to be locked"):
+            session.dma_alloc(3 << 19)
+        with pytest.raises(KernelError, match="mmap failed"):
+            session.dma_alloc(1 << 19)
