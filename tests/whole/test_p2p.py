@@ -28,9 +28,11 @@ from vfiocore.uapi import vfio
 from vfiocore_sim.devices import EduDevice, IvshmemDevice
 from vfiocore_sim.host import SimHost
 from vfiocore_sim.topology import Topology
+from vfiocore_sim.vfio.pci import Bar
+from vfiocore_sim.vfio.pci import PciDevice as PciProgram
 
 from . import edu
-from .machine import EDU, NOTHING, SHARED, Way, left_behind
+from .machine import CCW, EDU, NOTHING, SHARED, Way, left_behind
 
 BAR = 2
 PAGE = 4096
@@ -199,6 +201,31 @@ def test_a_container_that_refuses_it_leaves_it_unreached(iommufd: Way, host: Sim
         assert (peer.live, reached(host)) == (True, True)
 
 
+class TwoParts(IvshmemDevice):
+    """A card of whose memory two parts can be mapped, and what is between them not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts = ((0, PAGE), (4 * PAGE, PAGE))
+        self.bars = (Bar(index=BAR, size=SIZE, wide=True, prefetchable=True, ram=parts),)
+        PciProgram.__init__(self)
+
+
+def test_a_bar_of_which_one_part_is_refused_is_not_reached_at_all() -> None:
+    machine = Topology().pci(EDU.name, EduDevice, group=1).pci(SHARED.name, TwoParts, group=2)
+    host = SimHost(machine)
+    with both(Way("iommufd", host)) as (session, _card, shared):
+        peer = session.share_region(shared.bars[BAR], iova=AT)
+        assert reached(host)
+        assert reached(host, AT + 4 * PAGE)
+        assert not reached(host, AT + PAGE)
+        shared.memory_decode = False
+        host.fail("IOMMU_IOAS_MAP_FILE", errno.ENOMEM, after=1)
+        with pytest.raises(DmaError):
+            shared.memory_decode = True
+        assert (peer.live, host.page_table(EDU.name)) == (False, ())
+
+
 def test_what_the_library_does_not_see_is_made_good_by_hand(iommufd: Way, host: SimHost) -> None:
     entry = vfio.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY
     with both(iommufd) as (session, _card, shared):
@@ -326,6 +353,11 @@ def test_without_an_iommu_nobody_is_shown_anything() -> None:
         peer, text = unavailable(session)
         assert list(peer.unreachable) == [session["edu"].container.label]
         assert "there is no IOMMU" in text
+
+
+def test_a_mediated_device_reaches_memory_only(way: Way) -> None:
+    with way.open(CCW) as session:
+        assert not session["ccw"].reaches_peers
 
 
 # -- files -----------------------------------------------------------------------------------------
