@@ -17,7 +17,7 @@ from vfiocore import Framework
 from .binding import given_to, new_mdev, setting
 from .devices import Device, ccw_subchannel, mdev, pci_functions, platform_node
 from .failing import FailingHost, allocations_may_fail
-from .way import WAYS, Way
+from .way import MAPS_NO_BARS, WAYS, Way
 
 if "VFIOCORE_VM_MACHINE" not in os.environ:
     raise pytest.UsageError("tests/vm/guest runs in guests: make test-vm ARGS='-k ...'")
@@ -30,10 +30,6 @@ DEVICES = frozenset(name for machine in MACHINES.values() for name in machine.fi
 
 AS_POWERED_ON = "test_reality.py"
 """Recorded answers have in them what registers and memory of cards were, which no reset sets back."""
-
-MAP_NO_BARS = {"compat"}
-"""The ways that show a device no other one's BARs: `/dev/iommu` maps them as files only, which the
-type1 interface does not know."""
 
 UNSAFE_NOIOMMU = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 
@@ -68,9 +64,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # (vfio_iommu_type1.c:vfio_iommu_type1_pin_pages).
     unable = {"type1"} if {"ccw", "ccw_nics"} & set(metafunc.fixturenames) else set()
     if "maps_bars" in metafunc.fixturenames:
-        unable |= MAP_NO_BARS
+        unable |= MAPS_NO_BARS
     if "maps_no_bars" in metafunc.fixturenames:
-        unable |= set(WAYS) - MAP_NO_BARS
+        unable |= set(WAYS) - MAPS_NO_BARS
     metafunc.parametrize("way", [name for name in WAYS if name not in unable], indirect=True)
 
 

@@ -54,6 +54,11 @@ CAPABILITIES = {
 """What containers can do, by the name of the way."""
 
 
+MAPS_NO_BARS = {"compat"} if KERNEL >= (6, 19) else {"compat", "iommufd"}
+"""The ways that show a device no other one's BARs: `/dev/iommu` maps them as files (dma-bufs) only,
+which the type1 interface does not know, nor kernels before 6.19."""
+
+
 @dataclass(frozen=True)
 class Way:
     """How devices are opened.
