@@ -86,6 +86,7 @@ class VfioAddressSpace(MemoryListener):
     skipped: dict[tuple[int, int], str] = field(factory=dict, init=False)
     _allocator: IovaAllocator = field(factory=IovaAllocator, init=False, repr=False)
     _pending: _Pending[DmaMapping] = field(factory=_Pending, init=False, repr=False)
+    _pending_bars: _Pending[DmaMapping] = field(factory=_Pending, init=False, repr=False)
     _pending_followed: _Pending[FlatRange] = field(factory=_Pending, init=False, repr=False)
     _followers: dict[FlatRange, Follower] = field(factory=dict, init=False, repr=False)
 
@@ -293,12 +294,15 @@ class VfioAddressSpace(MemoryListener):
     def begin(self) -> None:
         """A round of changes begins."""
         self._pending = _Pending()
+        self._pending_bars = _Pending()
         self._pending_followed = _Pending()
 
     def region_del(self, flat: FlatRange) -> None:
         """A range of guest memory goes with the next `commit`."""
         if changes_by_itself(flat):
             self._pending_followed.remove(flat)
+        elif flat.is_device:
+            self._pending_bars.remove(flat.mapping())
         else:
             self._pending.remove(flat.mapping())
 
@@ -306,6 +310,8 @@ class VfioAddressSpace(MemoryListener):
         """A range of guest memory comes with the next `commit`."""
         if changes_by_itself(flat):
             self._pending_followed.add(flat)
+        elif flat.is_device:
+            self._pending_bars.add(flat.mapping())
         else:
             self._pending.add(flat.mapping())
 
@@ -327,14 +333,35 @@ class VfioAddressSpace(MemoryListener):
             if gone:
                 self.unmap(gone)
                 undo.push(self.map, gone)
+            bars_gone = self._whole_pages(self._pending_bars.removed)
+            for bar in bars_gone:
+                self.hide_bar(bar)
+                undo.push(self.show_bar, bar)
             if come:
                 self.map(come)
-            for mapping in self._pending.removed:
+                undo.push(self.unmap, come)
+            bars_come = self._whole_pages(self._pending_bars.added)
+            for bar in bars_come:
+                self.show_bar(bar)
+                undo.push(self.hide_bar, bar)
+            for mapping in (*self._pending.removed, *self._pending_bars.removed):
                 for part in self._left_out(mapping):
                     del self.skipped[part]
-            for mapping in self._pending.added:
+            for mapping in (*self._pending.added, *self._pending_bars.added):
                 self.skipped |= self._left_out(mapping)
+            self._tell_who_cannot_show(bars_come)
             self._follow_others(ended, begun)
+
+    def _tell_who_cannot_show(self, bars: Sequence[DmaMapping]) -> None:
+        for bar in bars:
+            unable = [item.label for item in self.containers if not item.can_show(bar)]
+            if unable:
+                self.log.warn_of(
+                    "p2p.unavailable",
+                    f"{bar} is memory of a device: PCI p2p DMA is unsupported in"
+                    f" {', '.join(unable)}, whose devices do not reach it",
+                    containers=tuple(unable),
+                )
 
     def _follow_others(self, ended: Sequence[Follower], begun: Sequence[Follower]) -> None:
         for follower in ended:

@@ -16,7 +16,8 @@ from vfiocore.errors import (
     DmaOverlapError,
     DmaRangeError,
 )
-from vfiocore.memory import AddressSpace, Backing, DmaMapping, IovaRange, Ram
+from vfiocore.log import VfioWarning
+from vfiocore.memory import AddressSpace, Backing, DmaMapping, IovaRange, Ram, RamDevice
 
 from .scripted import PAGE, ScriptedHost
 from .test_container import Kernel, iovas, page
@@ -425,3 +426,50 @@ def test_a_refused_change_leaves_the_list_of_what_is_left_out(space: VfioAddress
     with pytest.raises(DmaError):
         ram.move(PAGE)
     assert space.skipped == before == {(PAGE, 16): f"a part of a page of {PAGE:#x}"}
+
+
+# -- memory of devices in guest memory -------------------------------------------------------------
+def with_device_memory(space: VfioAddressSpace) -> tuple[AddressSpace, RamDevice]:
+    memory = AddressSpace("memory")
+    bar = RamDevice("bar", 2 * PAGE, backing=Backing.allocate(ScriptedHost(), 2 * PAGE))
+    memory.root.add(bar, 4 * PAGE)
+    memory.add_listener(space)
+    return memory, bar
+
+
+def test_memory_of_a_device_is_shown_where_that_can_be_done(space: VfioAddressSpace) -> None:
+    able, unable = container("able"), container("unable", NO_CAPABILITY)
+    space.add(able)
+    space.add(unable)
+    with pytest.warns(VfioWarning, match="p2p DMA is unsupported in unable"):
+        memory, bar = with_device_memory(space)
+    assert iovas(able.mappings) == [4]
+    assert iovas(unable.mappings) == iovas(space.mappings) == []
+    memory.root.remove(bar)
+    assert iovas(able.mappings) == iovas(space.bars) == []
+
+
+def test_memory_of_a_device_moves_as_ram_does(space: VfioAddressSpace) -> None:
+    (able,) = with_containers(space, 1)
+    _, bar = with_device_memory(space)
+    bar.move(8 * PAGE)
+    assert iovas(able.mappings) == iovas(space.bars) == [8]
+
+
+def test_of_a_change_with_memory_of_a_device_all_is_taken_back(space: VfioAddressSpace) -> None:
+    first, second = with_containers(space)
+    memory, bar = with_device_memory(space)
+    ram = Ram("ram", PAGE, backing=Backing.allocate(ScriptedHost(), PAGE))
+    second.kernel.refuse_map = {8 * PAGE}
+
+    def change() -> None:
+        with memory.transaction():
+            memory.root.add(ram, 0)
+            bar.move(8 * PAGE)
+
+    with pytest.raises(DmaError):
+        change()
+    assert bar.offset == 4 * PAGE
+    assert iovas(first.mappings) == iovas(second.mappings) == [4]
+    assert iovas(space.bars) == [4]
+    assert iovas(space.mappings) == []
