@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from vfiocore.memory import (
@@ -24,6 +24,9 @@ from vfiocore.memory import (
 )
 
 SPACE = 48
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""On a busy machine a time says nothing; what a change costs is counted in steps (test_space)."""
 
 Byte = tuple[Ram, int, bool]
 """The RAM at an address, the offset in it, and whether it is read-only."""
@@ -107,6 +110,7 @@ def bytes_of(view: FlatView | Iterable[FlatRange]) -> dict[int, Byte]:
 
 
 # -- the flat view ----------------------------------------------------------------------------------
+@patient
 @given(trees())
 def test_the_flat_view_is_what_asking_byte_after_byte_gives(
     tree: tuple[Region, list[MemoryRegion]],
@@ -116,6 +120,7 @@ def test_the_flat_view_is_what_asking_byte_after_byte_gives(
     assert bytes_of(flatten(root)) == expected_bytes(root)
 
 
+@patient
 @given(trees())
 def test_ranges_are_sorted_apart_and_merged(tree: tuple[Region, list[MemoryRegion]]) -> None:
     view = list(flatten(tree[0]))
@@ -133,6 +138,7 @@ def test_ranges_are_sorted_apart_and_merged(tree: tuple[Region, list[MemoryRegio
         assert not continues
 
 
+@patient
 @given(trees(), trees())
 def test_the_difference_applied_to_the_old_view_gives_the_new(
     one: tuple[Region, list[MemoryRegion]], other: tuple[Region, list[MemoryRegion]]
@@ -247,6 +253,7 @@ def change_together(
     return view
 
 
+@patient
 @given(trees(), ROUNDS)
 def test_listeners_have_what_the_tree_says_or_all_is_as_before(
     tree: tuple[Region, list[MemoryRegion]], rounds: list[tuple[list[Step], int]]
@@ -268,6 +275,7 @@ def test_listeners_have_what_the_tree_says_or_all_is_as_before(
         assert_shown(space, listeners)
 
 
+@patient
 @given(trees(), trees(), ROUNDS, st.integers(0, 24), st.sampled_from([0, 1]))
 def test_spaces_that_share_a_tree_all_show_it_as_it_is(
     tree: tuple[Region, list[MemoryRegion]],
