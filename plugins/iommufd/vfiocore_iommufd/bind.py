@@ -168,7 +168,7 @@ def _invalid(error: OSError, host: Host, fd: int, target: DeviceTarget) -> Kerne
                 f"; or fd {target.fd} itself has been bound before: pass one that was opened anew"
             )
         return BusyError(errno.EINVAL, BIND, target.name, f"the device is in use already{by}", hint)
-    causes = [f"the device is open or bound already{by}", "its IOMMU is not cache coherent"]
+    causes = ["the device is open or bound already", "its IOMMU is not cache coherent"]
     if target.vf_token is not None:
         if not _knows_tokens(host, fd):
             return UnsupportedError(
@@ -184,7 +184,9 @@ def _invalid(error: OSError, host: Host, fd: int, target: DeviceTarget) -> Kerne
     if target.fd is not None:
         # container.c:vfio_fops_unl_ioctl answers it to whatever comes before SET_IOMMU.
         causes.append(f"fd {target.fd} is no VFIO device: {PASSED_HINT}")
-    return kernel_error(error, BIND, target.name, hint=f"possible causes: {'; '.join(causes)}")
+    return kernel_error(
+        error, BIND, target.name, detail=who, hint=f"possible causes: {'; '.join(causes)}"
+    )
 
 
 def _knows_tokens(host: Host, fd: int) -> bool:
