@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
 from vfiocore.container import Capability
 from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError, UnsupportedError
@@ -59,6 +60,46 @@ class _Pending(Generic[T]):
             self.added.append(item)
 
 
+@frozen
+class OutOfStep:
+    """A container that does not show what its address space has.
+
+    Attributes:
+        container: The container.
+        missing: What it should show and does not, by rising IOVA.
+        extra: What it shows and should not, by rising IOVA.
+    """
+
+    container: Container
+    missing: tuple[DmaMapping, ...]
+    extra: tuple[DmaMapping, ...]
+
+    @classmethod
+    def of(cls, container: Container, due: Iterable[DmaMapping]) -> Self:
+        """Compare what a container has mapped with what it should have."""
+        wanted, there = set(due), set(container.mappings)
+        missing = sorted(wanted - there, key=attrgetter("iova"))
+        return cls(
+            container, tuple(missing), tuple(m for m in container.mappings if m not in wanted)
+        )
+
+    def mend(self) -> None:
+        """Bring the container into step.
+
+        Raises:
+            DmaError: as the container fails.
+        """
+        if self.extra:
+            self.container.dma_remove(self.extra)
+        if self.missing:
+            self.container.dma_map(self.missing)
+
+    def __str__(self) -> str:
+        parts = [f"lacks {mapping}" for mapping in self.missing]
+        parts += [f"still has {mapping}" for mapping in self.extra]
+        return f"{self.container.label} {', '.join(parts)}"
+
+
 @define(eq=False)
 class VfioAddressSpace(MemoryListener):
     """An address space as devices see it; it follows guest memory.
@@ -98,7 +139,7 @@ class VfioAddressSpace(MemoryListener):
             DmaError: a mapping does not go there; then the container has none of them.
         """
         with self.lock:
-            batch = [*self.mappings, *(bar for bar in self.bars if self._shows(container, bar))]
+            batch = self._due(container)
             if self._followers:
                 self._warn_of_limit(container, self.most_mappings)
             if batch:
@@ -169,6 +210,28 @@ class VfioAddressSpace(MemoryListener):
                 self._allocator.freed(min(mapping.iova for mapping in batch))
         finally:
             lock.release()
+
+    def out_of_step(self) -> tuple[OutOfStep, ...]:
+        """The containers that do not show what the space has, each with the difference.
+
+        None, unless a change failed and could not be taken back either; the error's notes say so.
+        """
+        with self.lock:
+            found = (OutOfStep.of(container, self._due(container)) for container in self.containers)
+            return tuple(each for each in found if each.missing or each.extra)
+
+    def bring_into_step(self) -> None:
+        """Unmap what containers show too much and map what they lack; every one is tried.
+
+        Raises:
+            DmaError: the first that failed; `out_of_step` says what is left.
+        """
+        with self.lock:
+            run_all([each.mend for each in self.out_of_step()])
+
+    def _due(self, container: Container) -> list[DmaMapping]:
+        bars = (bar for bar in self.bars if self._shows(container, bar))
+        return [*self.mappings, *bars]
 
     def show_bar(self, bar: DmaMapping) -> tuple[Container, ...]:
         """Map a BAR of a device in every container that can; those that cannot are returned.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 from attrs import evolve
 
-from vfiocore.address_space import MSI_HOLE, VfioAddressSpace
+from vfiocore.address_space import MSI_HOLE, OutOfStep, VfioAddressSpace
 from vfiocore.container import NO_CAPABILITY, Capability, Container
 from vfiocore.errors import (
     DmaError,
@@ -473,3 +473,53 @@ def test_of_a_change_with_memory_of_a_device_all_is_taken_back(space: VfioAddres
     assert iovas(first.mappings) == iovas(second.mappings) == [4]
     assert iovas(space.bars) == [4]
     assert iovas(space.mappings) == []
+
+
+# -- what could not be taken back ------------------------------------------------------------------
+def test_containers_are_in_step(space: VfioAddressSpace) -> None:
+    with_containers(space)
+    space.map([page(1)])
+    assert space.out_of_step() == ()
+    space.bring_into_step()
+
+
+def test_a_container_that_could_not_be_put_back_is_told_with_its_ranges(
+    space: VfioAddressSpace,
+) -> None:
+    first, second = with_containers(space)
+    space.map([page(1)])
+    first.kernel.refuse_unmap = {2 * PAGE}
+    second.kernel.refuse_map = {2 * PAGE}
+    with pytest.raises(DmaError) as caught:
+        space.map([page(2)])
+    assert "while undoing" in caught.value.__notes__[0]
+    (found,) = space.out_of_step()
+    assert found == OutOfStep(first, missing=(), extra=(page(2),))
+    assert str(found) == f"IOAS 0 still has {page(2)}"
+
+
+def test_a_container_lacks_what_could_not_be_mapped_again(space: VfioAddressSpace) -> None:
+    first, second = with_containers(space)
+    space.map([page(1), page(2)])
+    first.kernel.refuse_map = {2 * PAGE}
+    second.kernel.refuse_unmap = {2 * PAGE}
+    with pytest.raises(DmaError):
+        space.unmap([page(2)])
+    (found,) = space.out_of_step()
+    assert (found.container, found.missing, found.extra) == (first, (page(2),), ())
+    assert str(found) == f"IOAS 0 lacks {page(2)}"
+
+
+def test_what_is_out_of_step_is_mended_when_the_kernel_lets_it(space: VfioAddressSpace) -> None:
+    first, second = with_containers(space)
+    space.map([page(1), page(2)])
+    first.kernel.refuse_map = {2 * PAGE}
+    second.kernel.refuse_unmap = {2 * PAGE}
+    with pytest.raises(DmaError):
+        space.unmap([page(2)])
+    with pytest.raises(DmaError):
+        space.bring_into_step()
+    first.kernel.refuse_map = set()
+    space.bring_into_step()
+    assert space.out_of_step() == ()
+    assert iovas(first.mappings) == [1, 2]
