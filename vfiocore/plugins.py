@@ -116,7 +116,7 @@ class PluginSet:
                 An installed plugin that does not costs a warning, until something names it.
         """
         self._log = log or Log()
-        self._manager = _new_manager()
+        self._manager = _with_contract(pluggy.PluginManager(PROJECT))
         self._loaded: list[_Loaded] = []
         self._others: list[PluginInfo] = []
         self._errors: dict[PluginInfo, PluginError] = {}
@@ -327,7 +327,7 @@ class PluginSet:
         return found[0]
 
     def _resolve(self, backend: str, provider: _Loaded) -> BackendHooks:
-        manager = _silent_manager()
+        manager = _with_contract(_SilentManager(PROJECT))
         number = itertools.count()
         for item in self._loaded:
             for caller in self._manager.get_hookcallers(item.plugin) or ():
@@ -364,19 +364,17 @@ def filter_from_environment(environ: Mapping[str, str]) -> PluginFilter:
     return PluginFilter(allow=allow or None, block=block)
 
 
-def _new_manager() -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(PROJECT)
+def _with_contract(manager: pluggy.PluginManager) -> pluggy.PluginManager:
     manager.add_hookspecs(hookspecs)
     return manager
 
 
-def _silent_manager() -> pluggy.PluginManager:
-    """One for implementations whose authors were warned before, when their plugins were loaded."""
-    manager = _new_manager()
-    for caller in vars(manager.hook).values():
-        caller.spec.warn_on_impl = None
-        caller.spec.warn_on_impl_args = None
-    return manager
+class _SilentManager(pluggy.PluginManager):
+    """For implementations whose authors were warned before, when their plugins were loaded."""
+
+    def parse_hookspec_opts(self, module_or_class: types.ModuleType | type, name: str) -> Any:
+        opts = super().parse_hookspec_opts(module_or_class, name)
+        return opts and {**opts, "warn_on_impl": None, "warn_on_impl_args": None}
 
 
 def _caller(
