@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, TypeAlias
 
 from attrs import define, field
@@ -128,11 +128,11 @@ class BulkIoctl:
         refused: Callable[[OSError, DmaMapping], object],
     ) -> None:
         """Issue some of the ioctls; `answers` gets one entry for each that is done."""
-        calls = partial(self.host.ioctl, self.fd, self.request)
+        ioctl, fd, request = self.host.ioctl, repeat(self.fd), repeat(self.request)
         while (done := len(answers) - start) < len(rows):
             try:
                 # A loop in C. What a failing call interrupts keeps the answers before it.
-                answers.extend(map(calls, rows[done:]))
+                answers.extend(map(ioctl, fd, request, rows[done:]))
             except OSError as error:
                 refused(error, batch[len(answers)])
                 answers.append(0)
