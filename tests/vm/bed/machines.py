@@ -78,7 +78,7 @@ PCI_DISKS = ("nvme", "beside", "vda", "vdb")
 PCI_FIXTURES = frozenset(
     {
         *("edu", "nvme", "twins", "testdev", "ivshmem", "e1000e", "mixed_slot"),
-        *("root_ports", "fault_reports", "virtio_disks"),
+        *("root_ports", "fault_reports", "virtio_disks", "huge_pages"),
     }
 )
 

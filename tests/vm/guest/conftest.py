@@ -122,6 +122,11 @@ def maps_no_bars() -> None:
 
 
 @pytest.fixture
+def huge_pages() -> None:
+    """The processor has pages of several sizes; the s390x that QEMU emulates has not."""
+
+
+@pytest.fixture
 def unisolated_interrupts() -> None:
     """Nothing keeps a device from interrupting as another."""
 

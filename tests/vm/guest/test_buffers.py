@@ -106,7 +106,9 @@ def test_guest_memory_comes_from_a_pool(edu: Device, way: Way, framework: Framew
 
 
 @pytest.mark.parametrize("in_a_file", [False, True])
-def test_memory_may_be_a_file_in_hugetlbfs(tmp_path: Path, in_a_file: bool) -> None:
+def test_memory_may_be_a_file_in_hugetlbfs(
+    tmp_path: Path, in_a_file: bool, huge_pages: None
+) -> None:
     with pool(PAGES) as huge:
         assert os.system(f"mount -t hugetlbfs none {tmp_path}") == 0
         try:
@@ -121,7 +123,7 @@ def test_memory_may_be_a_file_in_hugetlbfs(tmp_path: Path, in_a_file: bool) -> N
 
 
 # -- transparent huge pages ------------------------------------------------------------------------
-def test_a_large_buffer_is_of_transparent_huge_pages_before_it_is_mapped() -> None:
+def test_a_large_buffer_is_of_transparent_huge_pages_before_it_is_mapped(huge_pages: None) -> None:
     huge = HOST.huge_page_size
     assert huge is not None, "the guests' kernels have CONFIG_TRANSPARENT_HUGEPAGE"
     with DmaBuffer(HOST, 2 * huge) as buffer:
@@ -130,7 +132,7 @@ def test_a_large_buffer_is_of_transparent_huge_pages_before_it_is_mapped() -> No
         assert of_address(buffer.vaddr, "Rss") == 0
 
 
-def test_a_large_buffer_is_populated_in_parallel() -> None:
+def test_a_large_buffer_is_populated_in_parallel(huge_pages: None) -> None:
     huge = HOST.huge_page_size
     assert huge is not None
     with DmaBuffer(HOST, 8 * huge, threads=4) as buffer:
