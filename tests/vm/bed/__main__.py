@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         default=os.cpu_count() or 1,
         help="how many guests may run at a time, 1 to 64; as many as there are CPUs if left out",
     )
-    test.add_argument("--test-seconds", type=float, default=60, help="for each test")
+    test.add_argument("--test-seconds", type=float, default=120, help="for each test")
     test.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     test.set_defaults(run=run_tests)
 

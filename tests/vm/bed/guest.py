@@ -29,8 +29,8 @@ class Limits:
         stop: When it is set the guest is ended.
     """
 
-    boot: float = 120
-    whole: float = 1200
+    boot: float = 180
+    whole: float = 2400
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
