@@ -310,3 +310,19 @@ def assert_shown(space: AddressSpace, listeners: Iterable[Listener]) -> None:
     for listener in listeners:
         assert tuple(sorted(listener.mapped.values(), key=lambda f: f.start)) == space.view.ranges
         assert listener.logged == logged
+
+
+@patient
+@given(trees(), ROUNDS)
+def test_a_range_is_found_by_any_of_its_addresses(
+    tree: tuple[Region, list[MemoryRegion]], rounds: list[tuple[list[Step], int]]
+) -> None:
+    root, regions = tree
+    space = AddressSpace("memory", root)
+    for steps, _ in rounds:
+        change_together(space, root, regions, steps)
+        expected = {
+            address: flat for flat in flatten(root) for address in range(flat.start, flat.last + 1)
+        }
+        for address in range(-1, SPACE + 1):
+            assert space.range_at(address) == expected.get(address)

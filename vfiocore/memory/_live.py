@@ -44,6 +44,11 @@ class LiveView:
             self._frozen = FlatView(tuple(self))
         return self._frozen
 
+    def at(self, address: int) -> FlatRange | None:
+        """The range that has the byte at `address`. O(log n)."""
+        found = self._ranges.before((address + 1,))
+        return found[1] if found is not None and found[1].last >= address else None
+
     def without(self, removed: Iterable[FlatRange]) -> Iterator[FlatRange]:
         """What is there besides `removed`."""
         starts = {flat.start for flat in removed}

@@ -42,6 +42,10 @@ class AddressSpace:
         """What the listeners were told last; O(n) after a change."""
         return self._live.frozen()
 
+    def range_at(self, address: int) -> FlatRange | None:
+        """The range of `view` that has the byte at `address`, or None. O(log n)."""
+        return self._live.at(address)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Changes of the tree inside take effect together, when the outermost one ends.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-from bisect import bisect_right
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from attrs import define, field, frozen
@@ -191,25 +189,26 @@ class IommuRegion(MemoryRegion):
         mappings: list[DmaMapping] = []
         held: dict[int, tuple[DiscardableRam, int, int]] = {}
         for index, item in enumerate(batch):
-            ram, offset, readonly = self._ram_of(index, item)
-            access = item.access & Access.READ if readonly else item.access
+            flat = self._range_of(index, item)
+            access = item.access & flat.access
             if not access:
-                reason = f"{item} is to be written only, and {ram.name} is read-only"
+                reason = f"{item} is to be written only, and {flat.ram.name} is read-only"
                 raise self._refused(DmaAddressError, errno.EFAULT, index, reason)
-            backing = ram.backing
-            fd_offset = 0 if backing.fd is None else backing.fd_offset + offset
-            vaddr = backing.address + offset
-            mappings.append(DmaMapping(item.iova, item.size, vaddr, access, backing.fd, fd_offset))
-            if isinstance(ram, DiscardableRam):
-                held[item.iova] = ram, offset, item.size
+            inside = item.address - flat.start
+            part = flat.mapping().part(inside, item.size)
+            mappings.append(
+                DmaMapping(item.iova, item.size, part.vaddr, access, part.fd, part.fd_offset)
+            )
+            if isinstance(flat.ram, DiscardableRam):
+                held[item.iova] = flat.ram, flat.offset + inside, item.size
         return mappings, held
 
-    def _ram_of(self, index: int, item: Translation) -> tuple[Ram, int, bool]:
-        """The RAM that all of a translation leads to, where in it, and whether it is read-only."""
+    def _range_of(self, index: int, item: Translation) -> FlatRange:
+        """The range of RAM that all of a translation leads to."""
         if item.size <= 0 or not 0 <= item.iova <= self.size - item.size:
             reason = f"{item} is not in its {self.size:#x} bytes"
             raise self._refused(DmaRangeError, errno.EINVAL, index, reason)
-        flat = _range_at(self.target, item.address)
+        flat = self.target.range_at(item.address)
         if flat is None or not isinstance(flat.ram, Ram):
             reason = f"{item} leads to no RAM in {self.target.name}"
             raise self._refused(DmaAddressError, errno.EFAULT, index, reason)
@@ -220,17 +219,9 @@ class IommuRegion(MemoryRegion):
         if isinstance(ram, DiscardableRam) and not ram.is_populated(offset, item.size):
             reason = f"{item} leads to discarded memory of {ram.name}"
             raise self._refused(DmaAddressError, errno.EFAULT, index, reason)
-        return ram, offset, flat.readonly
+        return flat
 
     def _refused(self, kind: type[DmaError], number: int, index: int, reason: str) -> DmaError:
         error = kind(number, "map", self.name, reason)
         error.index = index
         return error
-
-
-def _range_at(space: AddressSpace, address: int) -> FlatRange | None:
-    ranges = space.view.ranges
-    index = bisect_right(ranges, address, key=attrgetter("start"))
-    if not index or ranges[index - 1].last < address:
-        return None
-    return ranges[index - 1]
