@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from vfiocore.container import Capability
 from vfiocore.errors import DmaLimitError, DmaNotMappedError, DmaOverlapError, UnsupportedError
 from vfiocore.log import Log
-from vfiocore.memory._followers import Follower, changed, changes_by_itself, follower_of
+from vfiocore.memory._followers import (
+    Follower,
+    changed,
+    changes_by_itself,
+    follower_of,
+    parts_of_pages,
+)
 from vfiocore.memory.allocator import IovaAllocator, NoIovaLeft
 from vfiocore.memory.batch import BULK, DmaBatch
 from vfiocore.memory.listener import MemoryListener
@@ -44,20 +50,21 @@ T = TypeVar("T")
 class _Pending(Generic[T]):
     """What one round changes; what comes and goes within it is left as it is."""
 
-    removed: list[T] = field(factory=list)
-    added: list[T] = field(factory=list)
+    # In order, and found at once: a round may be of thousands.
+    removed: dict[T, None] = field(factory=dict)
+    added: dict[T, None] = field(factory=dict)
 
     def remove(self, item: T) -> None:
         if item in self.added:
-            self.added.remove(item)
+            del self.added[item]
         else:
-            self.removed.append(item)
+            self.removed[item] = None
 
     def add(self, item: T) -> None:
         if item in self.removed:
-            self.removed.remove(item)
+            del self.removed[item]
         else:
-            self.added.append(item)
+            self.added[item] = None
 
 
 @frozen
@@ -396,34 +403,33 @@ class VfioAddressSpace(MemoryListener):
             if gone:
                 self.unmap(gone)
                 undo.push(self.map, gone)
-            bars_gone = self._whole_pages(self._pending_bars.removed)
-            for bar in bars_gone:
+            for bar in self._whole_pages(self._pending_bars.removed):
                 self.hide_bar(bar)
                 undo.push(self.show_bar, bar)
             if come:
                 self.map(come)
                 undo.push(self.unmap, come)
-            bars_come = self._whole_pages(self._pending_bars.added)
-            for bar in bars_come:
-                self.show_bar(bar)
+            unable = {}
+            for bar in self._whole_pages(self._pending_bars.added):
+                unable[bar] = self.show_bar(bar)
                 undo.push(self.hide_bar, bar)
             for mapping in (*self._pending.removed, *self._pending_bars.removed):
                 for part in self._left_out(mapping):
                     del self.skipped[part]
             for mapping in (*self._pending.added, *self._pending_bars.added):
                 self.skipped |= self._left_out(mapping)
-            self._tell_who_cannot_show(bars_come)
+            self._tell_who_cannot_show(unable)
             self._follow_others(ended, begun)
 
-    def _tell_who_cannot_show(self, bars: Sequence[DmaMapping]) -> None:
-        for bar in bars:
-            unable = [item.label for item in self.containers if not item.can_show(bar)]
-            if unable:
+    def _tell_who_cannot_show(self, unable: Mapping[DmaMapping, Sequence[Container]]) -> None:
+        for bar, containers in unable.items():
+            labels = tuple(container.label for container in containers)
+            if labels:
                 self.log.warn_of(
                     "p2p.unavailable",
                     f"{bar} is memory of a device: PCI p2p DMA is unsupported in"
-                    f" {', '.join(unable)}, whose devices do not reach it",
-                    containers=tuple(unable),
+                    f" {', '.join(labels)}, whose devices do not reach it",
+                    containers=labels,
                 )
 
     def _follow_others(self, ended: Sequence[Follower], begun: Sequence[Follower]) -> None:
@@ -458,7 +464,7 @@ class VfioAddressSpace(MemoryListener):
                 limit=limit,
             )
 
-    def _whole_pages(self, mappings: Sequence[DmaMapping]) -> list[DmaMapping]:
+    def _whole_pages(self, mappings: Iterable[DmaMapping]) -> list[DmaMapping]:
         return [part for mapping in mappings if (part := self._shrunk(mapping)) is not None]
 
     def _shrunk(self, mapping: DmaMapping) -> DmaMapping | None:
@@ -470,29 +476,16 @@ class VfioAddressSpace(MemoryListener):
         end = (mapping.iova + mapping.size) // page * page
         if start >= end:
             return None
-        cut = start - mapping.iova
-        return evolve(
-            mapping,
-            iova=start,
-            size=end - start,
-            vaddr=mapping.vaddr + cut,
-            fd_offset=mapping.fd_offset + cut,
-        )
+        return mapping.part(start - mapping.iova, end - start)
 
     def _left_out(self, mapping: DmaMapping) -> dict[tuple[int, int], str]:
         """The parts of a mapping, ``(address, size)``, that no device is shown, with the reason."""
-        page, shown = self.page_size, self._shrunk(mapping)
-        if shown is None:
-            apart = (mapping.iova - mapping.vaddr) % page
-            reason = (
-                f"address and memory differ by {apart:#x} within a page of {page:#x}"
-                if apart
-                else f"no whole page of {page:#x}"
-            )
+        page = self.page_size
+        apart = (mapping.iova - mapping.vaddr) % page
+        if apart:
+            reason = f"address and memory differ by {apart:#x} within a page of {page:#x}"
             return {(mapping.iova, mapping.size): reason}
-        head, tail = shown.iova - mapping.iova, mapping.last - shown.last
-        parts = ((mapping.iova, head), (shown.last + 1, tail))
-        return {part: f"a part of a page of {page:#x}" for part in parts if part[1]}
+        return parts_of_pages(mapping.iova, mapping.size, page)
 
     def _enter(self, batch: Batch) -> None:
         """Enter what the containers have taken; without any, this is the only check there is."""

@@ -61,6 +61,16 @@ def changed(
     return [m for m in gone if m not in come], [m for m in come if m not in gone]
 
 
+def parts_of_pages(iova: int, size: int, page: int) -> dict[tuple[int, int], str]:
+    """What of a range is in no whole page, ``(address, size)`` in bytes, with the reason."""
+    end = iova + size
+    head, tail = -iova % page, end % page
+    if head + tail >= size:
+        return {(iova, size): f"no whole page of {page:#x}"}
+    parts = ((iova, head), (end - tail, tail))
+    return {part: f"a part of a page of {page:#x}" for part in parts if part[1]}
+
+
 @define(eq=False)
 class BlockFollower:
     """Shows the populated blocks of one flat range of a `DiscardableRam`, each as a mapping.
@@ -93,11 +103,7 @@ class BlockFollower:
         if not self._on_pages:
             reason = f"blocks of {self._ram.block_size:#x} do not lie on whole pages of {page:#x}"
             return {(flat.start, flat.size): reason}
-        head, tail = -flat.start % page, (flat.last + 1) % page
-        if head + tail >= flat.size:
-            return {(flat.start, flat.size): f"no whole page of {page:#x}"}
-        parts = ((flat.start, head), (flat.last + 1 - tail, tail))
-        return {part: f"a part of a page of {page:#x}" for part in parts if part[1]}
+        return parts_of_pages(flat.start, flat.size, page)
 
     def start(self) -> None:
         """Follow the RAM from now on; what is there already has been shown."""
