@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import warnings
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import rule
 
 from vfiocore.errors import BusyError, DmaError, DmaLimitError, DmaMemlockError
 from vfiocore.log import VfioWarning
@@ -18,7 +17,8 @@ from vfiocore.memory import Access, Alias, DiscardableRam, Io, Ram, Region
 from vfiocore.session import Session
 from vfiocore_sim.host import SimHost
 
-from .machine import AP, CCW, EDU, OTHER_EDU, Part, Way
+from .following import FAULTS, Fault, TwoContainers
+from .machine import AP, CCW, EDU, OTHER_EDU, Way
 from .reach import BOTH, Reached, container_of, numbered, on, opened, reached
 
 PAGE = SimHost().page_size
@@ -278,22 +278,11 @@ def test_sessions_of_one_framework_are_of_one_guest(host: SimHost) -> None:
 
 
 # -- any order of things ---------------------------------------------------------------------------
-FAILING = ("VFIO_IOMMU_MAP_DMA", "VFIO_IOMMU_UNMAP_DMA", "IOMMU_IOAS_MAP", "IOMMU_IOAS_UNMAP")
-Fault: TypeAlias = tuple[str, int] | None
-"""The operation that fails, and how many go well before."""
-
-FAULTS = st.none() | st.tuples(st.sampled_from(FAILING), st.integers(0, 4))
-CARDS = (EDU, OTHER_EDU)
-
-
-class Blocks(RuleBasedStateMachine):
+class Blocks(TwoContainers):
     """Blocks, trees, containers and faults in any order; devices reach what is populated and shown."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.host = SimHost()
-        self.session = on(self.host).open(BOTH)
-        self.containers = {part: container_of(self.session, part) for part in CARDS}
         self.populated: set[int] = set()
         self.ram = DiscardableRam("dimm", PAGES * PAGE, numbered(self.host, PAGES), BLOCK)
         self.plain = Ram("plain", 2 * PAGE, numbered(self.host, 2, first=100))
@@ -306,25 +295,6 @@ class Blocks(RuleBasedStateMachine):
         bank.add(self.hole, 5 * PAGE, priority=1)
         bank.add(self.window, 24 * PAGE)
         self.session.memory.root.add(bank, BASE)
-
-    def teardown(self) -> None:
-        self.session.close()
-        assert self.host.pinned_bytes == 0
-        super().teardown()
-
-    def try_with(self, fault: Fault, change: Callable[..., None], *args: object) -> bool:
-        """True if the change went through; it may only fail if something was made to."""
-        if fault is None:
-            change(*args)
-            return True
-        self.host.fail(fault[0], errno.ENOMEM, after=fault[1])
-        try:
-            change(*args)
-        except DmaError:
-            return False
-        finally:
-            self.host.clear_failures()
-        return True
 
     @rule(first=st.integers(0, 7), count=st.integers(0, 8), fault=FAULTS)
     def populate(self, first: int, count: int, fault: Fault) -> None:
@@ -359,17 +329,6 @@ class Blocks(RuleBasedStateMachine):
             self.try_with(fault, self.ram.resize, blocks * BLOCK)
             self.try_with(None, self.ram.resize, 8 * BLOCK)
 
-    @precondition(lambda self: len(self.session.space.containers) == len(CARDS))
-    @rule(part=st.sampled_from(CARDS))
-    def container_goes(self, part: Part) -> None:
-        self.session.space.remove(self.containers[part])
-
-    @precondition(lambda self: len(self.session.space.containers) < len(CARDS))
-    @rule(fault=FAULTS)
-    def container_comes(self, fault: Fault) -> None:
-        (missing,) = set(self.containers.values()) - set(self.session.space.containers)
-        self.try_with(fault, self.session.space.add, missing)
-
     def seen(self) -> Reached:
         """Page after page: what the tree shows there."""
         pages = {page: self.uppermost(page) for page in range(32)}
@@ -395,13 +354,6 @@ class Blocks(RuleBasedStateMachine):
             return None
         readonly = readonly or self.ram.readonly
         return page + 1, Access.READ if readonly else Access.READ_WRITE
-
-    @invariant()
-    def devices_reach_what_is_shown(self) -> None:
-        seen = self.seen()
-        for part, container in self.containers.items():
-            shown = container in self.session.space.containers
-            assert reached(self.host, part) == (seen if shown else {})
 
 
 TestBlocks = Blocks.TestCase

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import rule
 
 from vfiocore.errors import (
     BusyError,
@@ -33,8 +32,9 @@ from vfiocore.memory import (
 from vfiocore.session import Session
 from vfiocore_sim.host import SimHost
 
-from .machine import EDU, OTHER_EDU, Part, Way
-from .reach import BOTH, Reached, container_of, numbered, on, opened, reached
+from .following import FAULTS, Fault, TwoContainers
+from .machine import EDU, OTHER_EDU, Way
+from .reach import Reached, container_of, numbered, opened, reached
 
 PAGE = SimHost().page_size
 PAGES = 8
@@ -189,17 +189,10 @@ def test_a_translation_that_the_hosts_iommu_cannot_do_is_named(
 
 # -- any order of things ---------------------------------------------------------------------------
 BLOCK = 2 * PAGE
-MAPS = ("VFIO_IOMMU_MAP_DMA", "IOMMU_IOAS_MAP")
-FAILING = (*MAPS, "VFIO_IOMMU_UNMAP_DMA", "IOMMU_IOAS_UNMAP")
-Fault: TypeAlias = tuple[str, int] | None
-"""The operation that fails, and how many go well before."""
-
-FAULTS = st.none() | st.tuples(st.sampled_from(FAILING), st.integers(0, 4))
-CARDS = (EDU, OTHER_EDU)
 ACCESS = st.sampled_from([Access.READ, RW])
 
 
-class Translations(RuleBasedStateMachine):
+class Translations(TwoContainers):
     """Translations, blocks, trees, containers and faults in any order.
 
     The target has RAM (pages 0 to 7, numbers from 1), then RAM in blocks (8 to 15, from 9), then
@@ -208,9 +201,6 @@ class Translations(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.host = SimHost()
-        self.session = on(self.host).open(BOTH)
-        self.containers = {part: container_of(self.session, part) for part in CARDS}
         target = guest(self.host)
         blocks = numbered(self.host, PAGES, first=PAGES + 1)
         self.dimm = DiscardableRam("dimm", PAGES * PAGE, blocks, BLOCK)
@@ -222,35 +212,6 @@ class Translations(RuleBasedStateMachine):
         self.entries: dict[int, Translation] = {}
         self.populated: set[int] = set()
 
-    def teardown(self) -> None:
-        self.session.close()
-        assert self.host.pinned_bytes == 0
-        super().teardown()
-
-    def try_with(
-        self,
-        fault: Fault,
-        wrong: type[Exception] | None,
-        change: Callable[..., None],
-        *args: object,
-    ) -> bool:
-        """True if the change went through. It has to fail if it is `wrong`, it may with a fault."""
-        if fault is not None:
-            self.host.fail(fault[0], errno.ENOMEM, after=fault[1])
-        try:
-            if wrong is not None:
-                with pytest.raises(wrong):
-                    change(*args)
-                return False
-            change(*args)
-        except DmaError:
-            if fault is None:
-                raise
-            return False
-        finally:
-            self.host.clear_failures()
-        return True
-
     @rule(
         batch=st.lists(
             st.builds(page, st.integers(0, 15), st.integers(0, 17), st.integers(1, 3), ACCESS),
@@ -259,7 +220,7 @@ class Translations(RuleBasedStateMachine):
         fault=FAULTS,
     )
     def map(self, batch: list[Translation], fault: Fault) -> None:
-        if self.try_with(fault, self.what_is_wrong(batch), self.region.map, batch):
+        if self.try_with(fault, self.region.map, batch, wrong=self.what_is_wrong(batch)):
             self.entries |= {item.iova: item for item in batch}
 
     def what_is_wrong(self, batch: list[Translation]) -> type[Exception] | None:
@@ -279,13 +240,13 @@ class Translations(RuleBasedStateMachine):
         range_ = set(range(first, first + count))
         touched = [item for item in self.entries.values() if range_ & self.of(item)]
         wrong = DmaSplitError if any(not self.of(item) <= range_ for item in touched) else None
-        if self.try_with(fault, wrong, self.region.unmap, first * PAGE, count * PAGE):
+        if self.try_with(fault, self.region.unmap, first * PAGE, count * PAGE, wrong=wrong):
             for item in touched:
                 del self.entries[item.iova]
 
     @rule(fault=FAULTS)
     def unmap_all(self, fault: Fault) -> None:
-        if self.try_with(fault, None, self.region.unmap_all):
+        if self.try_with(fault, self.region.unmap_all):
             self.entries.clear()
 
     @rule(first=st.integers(0, 3), count=st.integers(1, 4))
@@ -306,32 +267,21 @@ class Translations(RuleBasedStateMachine):
             for number in range(item.address // PAGE, (item.address + item.size) // PAGE)
         }
         wrong = BusyError if blocks & used else None
-        if self.try_with(None, wrong, self.dimm.discard, first * BLOCK, len(blocks) * BLOCK):
+        if self.try_with(None, self.dimm.discard, first * BLOCK, len(blocks) * BLOCK, wrong=wrong):
             self.populated -= blocks
 
     @rule(which=st.sampled_from(["region", "hole"]), fault=FAULTS)
     def show_or_hide(self, which: str, fault: Fault) -> None:
         region = getattr(self, which)
-        self.try_with(fault, None, region.set_enabled, not region.enabled)
+        self.try_with(fault, region.set_enabled, not region.enabled)
 
     @rule(at=st.integers(0, 15), fault=FAULTS)
     def move_the_hole(self, at: int, fault: Fault) -> None:
-        self.try_with(fault, None, self.hole.move, BASE + at * PAGE)
+        self.try_with(fault, self.hole.move, BASE + at * PAGE)
 
     @rule(fault=FAULTS)
     def protect(self, fault: Fault) -> None:
-        self.try_with(fault, None, self.region.set_readonly, not self.region.readonly)
-
-    @precondition(lambda self: len(self.session.space.containers) == len(CARDS))
-    @rule(part=st.sampled_from(CARDS))
-    def container_goes(self, part: Part) -> None:
-        self.session.space.remove(self.containers[part])
-
-    @precondition(lambda self: len(self.session.space.containers) < len(CARDS))
-    @rule(fault=FAULTS)
-    def container_comes(self, fault: Fault) -> None:
-        (missing,) = set(self.containers.values()) - set(self.session.space.containers)
-        self.try_with(fault, None, self.session.space.add, missing)
+        self.try_with(fault, self.region.set_readonly, not self.region.readonly)
 
     @staticmethod
     def of(item: Translation) -> set[int]:
@@ -350,13 +300,6 @@ class Translations(RuleBasedStateMachine):
                 access = Access.READ if self.region.readonly else item.access
                 found[BASE + number * PAGE] = (leads_to + 1, access)
         return found
-
-    @invariant()
-    def devices_reach_what_is_translated(self) -> None:
-        seen = self.seen()
-        for part, container in self.containers.items():
-            shown = container in self.session.space.containers
-            assert reached(self.host, part) == (seen if shown else {})
 
 
 TestTranslations = Translations.TestCase
