@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 
 from .architectures import Architecture
-from .errors import BedError
 from .folders import REPOSITORY
 from .machines import Machine
-from .tools import provide
+from .tools import provide, run_program
 
 Say = Callable[[str], None]
 
@@ -36,13 +34,6 @@ def compiled(architecture: Architecture, say: Say) -> str:
     provide([compiler], say)
     target = REPOSITORY / ".vm" / f"floor-{architecture.name}"
     target.parent.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [compiler, "-O2", "-static", str(SOURCE), "-o", str(target)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BedError(f"{SOURCE} is not compiled:\n{done.stderr.strip()}")
+    words = [compiler, "-O2", "-static", str(SOURCE), "-o", str(target)]
+    run_program(words, f"{SOURCE} is not compiled")
     return f"{IN_GUEST}/{target.relative_to(REPOSITORY)}"

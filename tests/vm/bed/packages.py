@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import BedError
 from .folders import made_whole
+from .tools import run_program
 
 PYTHON = "3.11"
 """The guests' Python."""
@@ -77,15 +76,8 @@ def _fetch(wanted: list[str], into: Path) -> None:
     only_pure = ("--only-binary=:all:", "--implementation=py", "--abi=none", "--platform=any")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     options = (f"--python-version={PYTHON}", "--no-compile", f"--target={into}")
-    done = subprocess.run(
-        [*pip, *only_pure, *options, *wanted],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BedError(f"the guests' Python packages are not to be had:\n{done.stderr.strip()}")
+    failure = "the guests' Python packages are not to be had"
+    run_program([*pip, *only_pure, *options, *wanted], failure)
 
 
 def _project(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .errors import BedError
 
@@ -57,14 +57,29 @@ def can_install() -> bool:
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
-def _apt(*words: str) -> None:
+def run_program(words: Sequence[str], failure: str, **variables: str) -> None:
+    """Run a program to its end.
+
+    Args:
+        words: The program and its arguments.
+        failure: What it means when it fails.
+        variables: Of its environment, besides ours.
+
+    Raises:
+        BedError: It failed: `failure`, and what it said.
+    """
     done = subprocess.run(
-        ["apt-get", "-qq", *words],
-        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        words,
+        env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise BedError(f"apt-get {' '.join(words)} failed:\n{done.stderr.strip()}")
+        raise BedError(f"{failure}:\n{done.stderr.strip()}")
+
+
+def _apt(*words: str) -> None:
+    failure = f"apt-get {' '.join(words)} failed"
+    run_program(["apt-get", "-qq", *words], failure, DEBIAN_FRONTEND="noninteractive")

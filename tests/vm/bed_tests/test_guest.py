@@ -128,6 +128,8 @@ def test_a_guest_ends_with_whoever_runs_it(guest: Path, way: signal.Signals) -> 
     program = (
         "import signal, sys; from pathlib import Path;"
         "from tests.vm.bed.guest import Limits, run;"
+        # What is started in the background of a shell is born without a handler of SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "signal.signal(signal.SIGTERM, signal.default_int_handler);"
         "run(['sh', '-c', 'echo $$ > self; exec sleep 100'], Path('.'), Limits(), print)"
     )
