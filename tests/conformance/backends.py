@@ -135,6 +135,20 @@ def the_least() -> BackendUnderTest:
     )
 
 
+def as_legacy(kind: type[SimBackend], **declared: bool) -> BackendUnderTest:
+    """The legacy backend with devices of another kind, and what is declared of them."""
+    honest = legacy()
+    return kind(
+        host=honest.host,
+        plugins=honest.plugins,
+        name=honest.name,
+        devices=honest.devices,
+        has_objects=False,
+        capabilities=honest.capabilities,
+        **declared,
+    )
+
+
 class DiesOfFaults(SimBackend):
     """Its devices are of no use after the IOMMU has stopped one."""
 
@@ -159,16 +173,7 @@ class DiesOfFaults(SimBackend):
 
 
 def that_dies_of_faults() -> BackendUnderTest:
-    honest = legacy()
-    return DiesOfFaults(
-        host=honest.host,
-        plugins=honest.plugins,
-        name=honest.name,
-        devices=honest.devices,
-        has_objects=False,
-        capabilities=honest.capabilities,
-        survives_faults=False,
-    )
+    return as_legacy(DiesOfFaults, survives_faults=False)
 
 
 class WritesWhatItReads(SimBackend):
@@ -181,16 +186,7 @@ class WritesWhatItReads(SimBackend):
 
 
 def that_writes_what_it_reads() -> BackendUnderTest:
-    honest = legacy()
-    return WritesWhatItReads(
-        host=honest.host,
-        plugins=honest.plugins,
-        name=honest.name,
-        devices=honest.devices,
-        has_objects=False,
-        capabilities=honest.capabilities,
-        reads_what_is_read_only=False,
-    )
+    return as_legacy(WritesWhatItReads, reads_what_is_read_only=False)
 
 
 def without_mappable_regions() -> SimBackend:

@@ -498,28 +498,32 @@ def test_a_container_that_could_not_be_put_back_is_told_with_its_ranges(
     assert str(found) == f"IOAS 0 still has {page(2)}"
 
 
-def test_a_container_lacks_what_could_not_be_mapped_again(space: VfioAddressSpace) -> None:
+@pytest.fixture
+def lacking(space: VfioAddressSpace) -> Mapped:
+    """The first of two containers: it refuses to map page 2 again, whose unmapping failed."""
     first, second = with_containers(space)
     space.map([page(1), page(2)])
     first.kernel.refuse_map = {2 * PAGE}
     second.kernel.refuse_unmap = {2 * PAGE}
     with pytest.raises(DmaError):
         space.unmap([page(2)])
+    return first
+
+
+def test_a_container_lacks_what_could_not_be_mapped_again(
+    space: VfioAddressSpace, lacking: Mapped
+) -> None:
     (found,) = space.out_of_step()
-    assert (found.container, found.missing, found.extra) == (first, (page(2),), ())
+    assert (found.container, found.missing, found.extra) == (lacking, (page(2),), ())
     assert str(found) == f"IOAS 0 lacks {page(2)}"
 
 
-def test_what_is_out_of_step_is_mended_when_the_kernel_lets_it(space: VfioAddressSpace) -> None:
-    first, second = with_containers(space)
-    space.map([page(1), page(2)])
-    first.kernel.refuse_map = {2 * PAGE}
-    second.kernel.refuse_unmap = {2 * PAGE}
-    with pytest.raises(DmaError):
-        space.unmap([page(2)])
+def test_what_is_out_of_step_is_mended_when_the_kernel_lets_it(
+    space: VfioAddressSpace, lacking: Mapped
+) -> None:
     with pytest.raises(DmaError):
         space.bring_into_step()
-    first.kernel.refuse_map = set()
+    lacking.kernel.refuse_map = set()
     space.bring_into_step()
     assert space.out_of_step() == ()
-    assert iovas(first.mappings) == [1, 2]
+    assert iovas(lacking.mappings) == [1, 2]
